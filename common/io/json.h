@@ -1,0 +1,19 @@
+#pragma once
+// JSON values as the rest of the house uses them: objects keep the order of their keys. Owner of nlohmann/json.
+// Errors: kInvalid with file (or what is parsed), line and column.
+
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+namespace coppice {
+
+using Json = nlohmann::ordered_json;
+
+// what: named in the error, e.g. a path. A key that stands twice in one object, text that is not UTF-8, nesting deeper than
+// 256 and anything after the value are errors.
+Json parse_json(std::string_view text, const std::string& what);
+Json read_json_file(const std::string& path);
+
+}  // namespace coppice
