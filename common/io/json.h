@@ -1,6 +1,6 @@
 #pragma once
-// JSON values as the rest of the house uses them: objects keep the order of their keys. Owner of nlohmann/json.
-// Errors: kInvalid with file (or what is parsed), line and column.
+// JSON values as the rest of the house uses them: objects keep the order of their keys. Owner of
+// nlohmann/json. Errors: kInvalid with file (or what is parsed), line and column.
 
 #include <string>
 #include <string_view>
@@ -11,9 +11,14 @@ namespace coppice {
 
 using Json = nlohmann::ordered_json;
 
-// what: named in the error, e.g. a path. A key that stands twice in one object, text that is not UTF-8, nesting deeper than
-// 256 and anything after the value are errors.
+// what: named in the error, e.g. a path. A key that stands twice in one object, text that is not UTF-8,
+// nesting deeper than 256 and anything after the value are errors.
 Json parse_json(std::string_view text, const std::string& what);
 Json read_json_file(const std::string& path);
+
+// How a value or a text from outside is shown in a message: one line of compact JSON, cut after about 60
+// characters.
+std::string shown(const Json& value);
+std::string shown(std::string_view text);
 
 }  // namespace coppice

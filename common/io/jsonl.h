@@ -1,6 +1,6 @@
 #pragma once
-// One JSON object a line. Blank lines are passed over; a line that is not an object, longer than the limit or not UTF-8 is an
-// error with file and line number. Thread: one a reader. Errors: kNotFound, kInvalid.
+// One JSON object a line. Blank lines are passed over; a line that is not an object, longer than the limit or
+// not UTF-8 is an error with file and line number. Thread: one a reader. Errors: kNotFound, kInvalid.
 
 #include <cstdint>
 #include <functional>
