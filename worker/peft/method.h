@@ -18,6 +18,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/io/json.h"
@@ -70,6 +71,13 @@ class MethodConfig {
   int64_t trainable_parameters() const;
   // The keys as HF peft writes them in adapter_config.json (every key that peft needs to load it).
   virtual Json hf_config() const = 0;
+  // The tensors as adapter_model.safetensors holds them, and back; in the order of the manifest. The defaults follow
+  // TensorSpec::hf_name and hf_transposed. find gives the file's tensor of a name, and throws where there is none; a wrong shape
+  // is kInvalid, naming the tensor and both shapes.
+  virtual std::vector<std::pair<std::string, Tensor>> to_hf(const std::vector<Tensor>& tensors) const;
+  virtual std::vector<Tensor> from_hf(const std::function<Tensor(const std::string& hf_name)>& find) const;
+  // Names that peft writes beside those: copies of the backbone's own weights, which nobody needs to read.
+  virtual std::vector<std::string> hf_copies() const { return {}; }
 
  protected:
   explicit MethodConfig(const Method& method) : method_(&method) {}
