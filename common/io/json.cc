@@ -61,8 +61,8 @@ std::string reason_of(std::string message) {
 // Builds the value, with what nlohmann's own builder does not check: keys that stand twice, and depth.
 class Builder : public nlohmann::json_sax<Json> {
  public:
-  Builder(std::string_view text, const std::string& what, const char** reached)
-      : text_(text), what_(what), reached_(reached) {}
+  Builder(std::string_view text, const std::string& what, int64_t first_line, const char** reached)
+      : text_(text), what_(what), first_line_(first_line), reached_(reached) {}
 
   Json take() { return std::move(root_); }
 
@@ -129,7 +129,8 @@ class Builder : public nlohmann::json_sax<Json> {
   Error error_at_reached(const std::string& reason) const {
     const size_t position = size_t(*reached_ - text_.data());
     const std::string_view before = text_.substr(0, position > 0 ? position - 1 : 0);
-    size_t line = 1, line_start = 0;
+    int64_t line = first_line_;
+    size_t line_start = 0;
     for (size_t i = 0; i < before.size(); ++i) {
       if (before[i] == '\n') ++line, line_start = i + 1;
     }
@@ -138,6 +139,7 @@ class Builder : public nlohmann::json_sax<Json> {
 
   std::string_view text_;
   const std::string& what_;
+  int64_t first_line_;
   const char** reached_;
   Json root_;
   std::vector<Open> open_;
@@ -145,9 +147,9 @@ class Builder : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
-Json parse_json(std::string_view text, const std::string& what) {
+Json parse_json(std::string_view text, const std::string& what, int64_t first_line) {
   const char* reached = text.data();
-  Builder builder(text, what, &reached);
+  Builder builder(text, what, first_line, &reached);
   const CountingIterator begin{text.data(), &reached};
   const CountingIterator end{text.data() + text.size(), &reached};
   if (!Json::sax_parse(begin, end, &builder)) throw invalid("{}: not JSON", what);
