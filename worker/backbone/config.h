@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/io/json.h"
@@ -51,6 +52,9 @@ struct BackboneConfig {
 
 // The projections of a block, in canonical order, and the two ends of the backbone.
 enum class Slot { kQuery, kKey, kValue, kAttentionOut, kGate, kUp, kDown, kEmbedding, kHead };
+
+// Where a module stands in its block: "self_attn.q_proj"; of the two ends "embed_tokens" and "lm_head".
+std::string_view module_name(Slot slot);
 
 // A module that methods may target: where it stands, what HF calls it, and its weight's shape [out, in].
 struct Module {
