@@ -58,6 +58,16 @@ std::string reason_of(std::string message) {
   return message;
 }
 
+Error error_at(std::string_view text, size_t position, const std::string& what, int64_t first_line,
+               const std::string& reason) {
+  int64_t line = first_line;
+  size_t line_start = 0;
+  for (size_t i = 0; i < position; ++i) {
+    if (text[i] == '\n') ++line, line_start = i + 1;
+  }
+  return invalid("{}:{}:{}: {}", what, line, position - line_start + 1, reason);
+}
+
 // Builds the value, with what nlohmann's own builder does not check: keys that stand twice, and depth.
 class Builder : public nlohmann::json_sax<Json> {
  public:
@@ -128,13 +138,7 @@ class Builder : public nlohmann::json_sax<Json> {
 
   Error error_at_reached(const std::string& reason) const {
     const size_t position = size_t(*reached_ - text_.data());
-    const std::string_view before = text_.substr(0, position > 0 ? position - 1 : 0);
-    int64_t line = first_line_;
-    size_t line_start = 0;
-    for (size_t i = 0; i < before.size(); ++i) {
-      if (before[i] == '\n') ++line, line_start = i + 1;
-    }
-    return invalid("{}:{}:{}: {}", what_, line, before.size() - line_start + 1, reason);
+    return error_at(text_, position > 0 ? position - 1 : 0, what_, first_line_, reason);
   }
 
   std::string_view text_;
@@ -148,6 +152,10 @@ class Builder : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Json parse_json(std::string_view text, const std::string& what, int64_t first_line) {
+  // nlohmann's lexer takes a zero byte for the end of the text and would pass over what follows.
+  if (const size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    throw error_at(text, zero, what, first_line, "a zero byte");
+  }
   const char* reached = text.data();
   Builder builder(text, what, first_line, &reached);
   const CountingIterator begin{text.data(), &reached};

@@ -1,0 +1,66 @@
+#pragma once
+// What the tests of files share: a folder of its own for each test, and the error that a call ends with.
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "common/base/error.h"
+
+namespace coppice {
+
+class TestFolder {
+ public:
+  TestFolder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "coppice-test-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data()) ? pattern : std::string();
+  }
+  ~TestFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  TestFolder(const TestFolder&) = delete;
+  TestFolder& operator=(const TestFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string file(std::string_view name) const { return path_ + "/" + std::string(name); }
+  size_t entries() const {
+    size_t count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path_)) ++count;
+    return count;
+  }
+
+ private:
+  std::string path_;
+};
+
+// The Error that call throws, whose message must be one line of bounded length. A call that throws none fails
+// the test.
+template <typename Call>
+Error error_of(const Call& call) {
+  std::optional<Error> error;
+  try {
+    call();
+  } catch (const Error& caught) {
+    error = caught;
+  }
+  if (!error) {
+    ADD_FAILURE() << "no Error was thrown";
+    return failed("no error");
+  }
+  const std::string_view message = error->what();
+  EXPECT_EQ(message.find('\n'), std::string_view::npos) << message;
+  EXPECT_LT(message.size(), 1000u) << message;
+  return *error;
+}
+
+template <typename Call>
+std::string message_of(const Call& call) {
+  return error_of(call).what();
+}
+
+}  // namespace coppice
