@@ -1,0 +1,49 @@
+#pragma once
+// A frozen projection with its hooks: y = f(W g(x) + b), where methods may put a g on the input and an f on the output. The
+// backbone's weights get no gradient, so its backward is dx = g'(dy W) and what the hooks add.
+// Thread: compute thread. Errors: kExhausted from the device; kInvalid from construction.
+
+#include <memory>
+#include <optional>
+
+#include "worker/backbone/config.h"
+#include "worker/backbone/weights.h"
+#include "worker/hook_calls.h"
+#include "worker/rows.h"
+
+namespace coppice {
+
+class Projection {
+ public:
+  // Packs the weight and releases its mapped pages.
+  Projection(Backend& backend, const BackboneWeights& weights, const Module& module, const TensorView& weight,
+             const std::optional<TensorView>& bias, DType compute);
+
+  const Module& module() const { return module_; }
+  size_t bytes() const { return weight_->bytes() + bias_.buffer.bytes(); }
+
+  // x [rows, in] stays as it is, y [rows, out].
+  void forward(HookCalls& hooks, Matrix x, Matrix y) const;
+
+  // Whether backward reads x.
+  bool backward_needs_input(const HookCalls& hooks) const {
+    return hooks.wants_input(module_) || hooks.wants_output(module_);
+  }
+  // Whether backward changes dy.
+  bool backward_changes_dy(const HookCalls& hooks) const { return hooks.wants_output(module_); }
+  // dy [rows, out], changed in place by hooks. dx [rows, in]: adds to it, so it starts at zero; of the frozen part only the
+  // first lower_rows rows. Empty where no row goes lower.
+  void backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const;
+
+ private:
+  void backward_through_inputs(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const;
+
+  Module module_;
+  std::unique_ptr<FrozenWeight> weight_;
+  Rows bias_;
+};
+
+// One of a block's.
+Projection make_projection(Backend& backend, const BackboneWeights& weights, const Module& module, DType compute);
+
+}  // namespace coppice

@@ -1,0 +1,48 @@
+#include "worker/backbone/mlp.h"
+
+#include <utility>
+
+namespace coppice {
+
+Mlp::Mlp(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights, int64_t layer,
+         const std::vector<Module>& modules, DType compute)
+    : activation_(config.activation),
+      gate_(make_projection(backend, weights, modules[size_t(Slot::kGate)], compute)),
+      up_(make_projection(backend, weights, modules[size_t(Slot::kUp)], compute)),
+      down_(make_projection(backend, weights, modules[size_t(Slot::kDown)], compute)) {}
+
+void Mlp::forward(BlockRun& run, Matrix x, Matrix y, MlpKept* kept, int64_t kept_rows) const {
+  Backend& backend = run.backend;
+  const int64_t width = gate_.module().out;
+  Rows gate = make_rows(backend, run.rows, width), up = make_rows(backend, run.rows, width);
+  gate_.forward(run.hooks, x, gate.matrix);
+  up_.forward(run.hooks, x, up.matrix);
+  Rows product = make_rows(backend, run.rows, width);
+  backend.gated_activation(activation_, gate.matrix, up.matrix, product.matrix);
+  if (kept != nullptr) {
+    kept->gate = first_rows(backend, std::move(gate), kept_rows);
+    kept->up = first_rows(backend, std::move(up), kept_rows);
+  }
+  gate = up = {};
+  down_.forward(run.hooks, product.matrix, y);
+}
+
+void Mlp::backward(BlockRun& run, MlpKept kept, Matrix x, Matrix dy, Matrix dx) const {
+  Backend& backend = run.backend;
+  const Matrix gate = kept.gate.matrix, up = kept.up.matrix;
+  Rows dproduct = make_zero_rows(backend, run.rows, gate.cols);
+  {
+    Rows product;
+    if (down_.backward_needs_input(run.hooks)) {
+      product = make_rows(backend, run.rows, gate.cols);
+      backend.gated_activation(activation_, gate, up, product.matrix);
+    }
+    down_.backward(run.hooks, product.matrix, dy, dproduct.matrix, run.rows);
+  }
+  backend.gated_activation_backward(activation_, gate, up, dproduct.matrix, gate, up);  // from here gate and up: their gradients
+  dproduct = {};
+  gate_.backward(run.hooks, x, gate, dx, run.rows);
+  up_.backward(run.hooks, x, up, dx, run.rows);
+}
+
+}  // namespace coppice
