@@ -1,8 +1,9 @@
 #pragma once
-// Text to token ids and back, exactly as the Hugging Face `tokenizers` package does it from the same tokenizer.json.
-// Supported are the tokenizers of the backbone families: byte-level BPE (Llama 3, Qwen) and BPE with byte fallback (Llama 2,
-// Mistral), with their normalizers, pre-tokenizers, post-processors and added tokens; anything else in the file is refused
-// by name. Thread: const methods from any thread. Errors: kInvalid, kNotFound, kUnsupported, naming file and field.
+// Text to token ids and back, exactly as the Hugging Face `tokenizers` package does it from the same
+// tokenizer.json. Supported are the tokenizers of the backbone families: byte-level BPE (Llama 3, Qwen) and
+// BPE with byte fallback (Llama 2, Mistral), with their normalizers, pre-tokenizers, post-processors and
+// added tokens; anything else in the file is refused by name. Thread: const methods from any thread. Errors:
+// kInvalid, kNotFound, kUnsupported, naming file and field.
 
 #include <cstdint>
 #include <memory>
@@ -16,15 +17,16 @@ namespace coppice {
 
 class Tokenizer {
  public:
-  // folder: of the backbone; reads tokenizer.json and, where present, tokenizer_config.json (bos_token, eos_token, pad_token,
-  // add_bos_token, add_eos_token as transformers honours them) beside it. A path to a tokenizer.json itself is accepted too.
+  // folder: of the backbone; reads tokenizer.json and, where present, tokenizer_config.json (bos_token,
+  // eos_token, pad_token, add_bos_token, add_eos_token as transformers honours them) beside it. A path to a
+  // tokenizer.json itself is accepted too.
   static Tokenizer load(const std::string& folder);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // Ids of UTF-8 text. Bytes that are not UTF-8 become U+FFFD, one for each maximal bad part. special: add what the
-  // post-processor adds (BOS and the like), as HF's add_special_tokens=True.
+  // Ids of UTF-8 text. Bytes that are not UTF-8 become U+FFFD, one for each maximal bad part. special: add
+  // what the post-processor adds (BOS and the like), as HF's add_special_tokens=True.
   std::vector<int32_t> encode(std::string_view text, bool special = true) const;
   // skip_special: leave special tokens out, as HF's skip_special_tokens.
   std::string decode(std::span<const int32_t> ids, bool skip_special = true) const;

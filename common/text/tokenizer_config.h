@@ -1,0 +1,26 @@
+#pragma once
+// What tokenizer_config.json changes in a tokenizer, as transformers honours it for a tokenizer.json: named
+// and further special tokens, tokens with other properties (added_tokens_decoder), add_bos_token and
+// add_eos_token, split_special_tokens. The file's other keys (chat templates, lengths, classes) do not
+// concern the ids of a text. Thread: one. Errors: kInvalid.
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/text/added_tokens.h"
+
+namespace coppice {
+
+struct TokenizerConfig {
+  static TokenizerConfig read(const std::string& path);
+
+  std::map<int64_t, AddedToken> added_tokens;  // by the id that the file gives them
+  std::vector<AddedToken> special_tokens;      // to be made special tokens where they are no added tokens yet
+  std::optional<std::string> bos_token, eos_token;
+  std::optional<bool> add_bos_token, add_eos_token;
+  bool split_special_tokens = false;
+};
+
+}  // namespace coppice
