@@ -63,8 +63,8 @@ std::string key_text(std::string_view key) {
 
 Keys::Keys(Json json, std::string where) : json_(std::move(json)), where_(std::move(where)) {
   if (!json_.is_object()) {
-    throw invalid("{} is {}; an object of keys is accepted", where_.empty() ? "the document" : where_,
-                  shown(json_));
+    const std::string object = where_.empty() || where_.ends_with(": ") ? where_ + "the document" : where_;
+    throw invalid("{} is {}; an object of keys is accepted", object, shown(json_));
   }
 }
 
@@ -75,7 +75,7 @@ const Json* Keys::find(std::string_view key) {
 }
 
 std::string Keys::path(std::string_view key) const {
-  return where_.empty() ? key_text(key) : where_ + "." + key_text(key);
+  return where_.empty() || where_.ends_with(": ") ? where_ + key_text(key) : where_ + "." + key_text(key);
 }
 
 std::optional<double> Keys::optional_number(std::string_view key, Range range) {

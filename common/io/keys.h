@@ -31,8 +31,8 @@ struct Range {
 
 class Keys {
  public:
-  // json: an object (else kInvalid naming where). where: the path of the object, named in errors. Both are
-  // kept by copy.
+  // json: an object (else kInvalid naming where). where: what errors call the object, "jobs[0].train" or
+  // "a/config.json: ". Both are kept by copy.
   Keys(Json json, std::string where);
 
   // A key that is absent or null gives the default. Numbers written as strings are refused; 2e-4 and "2e-4"

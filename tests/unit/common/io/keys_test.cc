@@ -131,7 +131,14 @@ TEST(KeysTest, RefusesWhatIsNotAnObject) {
   EXPECT_EQ(message_of([] { Keys(Json::array(), "jobs[0]"); }),
             "jobs[0] is []; an object of keys is accepted");
   EXPECT_EQ(message_of([] { Keys(Json(), ""); }), "the document is null; an object of keys is accepted");
+  EXPECT_EQ(message_of([] { Keys(Json(), "a.json: "); }),
+            "a.json: the document is null; an object of keys is accepted");
+}
+
+TEST(KeysTest, NamesAKeyInItsObjectOrFile) {
   EXPECT_EQ(Keys(Json::object(), "").path("a"), "a");
+  EXPECT_EQ(Keys(Json::object(), "jobs[0]").path("a"), "jobs[0].a");
+  EXPECT_EQ(Keys(Json::object(), "a.json: ").path("a"), "a.json: a");
 }
 
 TEST(KeysTest, KeepsMessagesShortWhateverTheKey) {
