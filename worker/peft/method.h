@@ -36,7 +36,8 @@ struct Initial {
   enum class Kind { kZeros, kOnes, kNormal, kUniform, kEmbeddingRows };
   Kind kind = Kind::kZeros;
   float scale = 0;  // standard deviation (kNormal), half width (kUniform)
-  std::vector<int32_t> tokens;  // kEmbeddingRows: the rows of the embedding that it starts from
+  std::vector<int32_t> tokens;  // kEmbeddingRows: the rows of the embedding that it starts from; empty: drawn from
+  int64_t vocabulary = 0;       // [0, vocabulary), one for each row of the tensor
 };
 
 struct TensorSpec {
@@ -162,7 +163,7 @@ class Method {
   virtual KeysValues keys_and_values(const Adapter&, int64_t layer) const;
 
   // After the sub-layer and before its residual: change y [rows, hidden] in place. backward: dy in place.
-  virtual bool wants_sublayer(const MethodConfig&, int64_t layer, Sublayer) const { return false; }
+  virtual bool wants_sublayer(const MethodConfig&, int64_t /*layer*/, Sublayer) const { return false; }
   virtual void sublayer_output(HookContext&, Sublayer, std::span<const HookUse>, Matrix y) const;
   virtual void sublayer_output_backward(HookContext&, Sublayer, std::span<const HookUse>, Matrix dy) const;
 };
