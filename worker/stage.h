@@ -20,6 +20,7 @@
 #include "worker/backbone/config.h"
 #include "worker/pack.h"
 #include "worker/peft/method.h"
+#include "worker/rows.h"
 
 namespace coppice {
 
@@ -30,24 +31,6 @@ struct StageOptions {
 
   bool holds_embedding() const { return first_layer == 0; }
   bool holds_head(const BackboneConfig& config) const { return end_layer == config.layers; }
-};
-
-// A tensor of an adapter by its number in the manifest.
-struct NumberedTensor {
-  int64_t number = 0;
-  Tensor tensor;
-};
-
-// What the last stage reports of a segment.
-struct SegmentLoss {
-  double weighted_loss = 0;           // sum over its targets of weight * -log p, in order
-  std::vector<float> log_probability; // of each target, in order; only where asked for
-};
-
-// Rows between stages: [rows, hidden] F32.
-struct Rows {
-  Buffer buffer;
-  Matrix matrix;
 };
 
 class Stage {

@@ -6,10 +6,11 @@
 #include "common/base/check.h"
 
 namespace coppice {
-Attention::Attention(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights, int64_t layer,
-                     const std::vector<Module>& modules, DType compute)
+Attention::Attention(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights,
+                     int64_t layer, const std::vector<Module>& modules, DType compute)
     : layer_(layer),
-      shape_{int(config.heads), int(config.kv_heads), int(config.head_dim), float(1 / std::sqrt(double(config.head_dim)))},
+      shape_{int(config.heads), int(config.kv_heads), int(config.head_dim),
+             float(1 / std::sqrt(double(config.head_dim)))},
       window_(config.window[size_t(layer)]),
       query_(make_projection(backend, weights, modules[size_t(Slot::kQuery)], compute)),
       key_(make_projection(backend, weights, modules[size_t(Slot::kKey)], compute)),
@@ -51,7 +52,8 @@ void Attention::forward(BlockRun& run, Matrix x, Matrix y, AttentionKept* kept, 
   rotate(run, k.matrix, false);
   Rows out = make_rows(backend, run.rows, q_size), log_sum;
   if (kept != nullptr) log_sum = make_rows(backend, run.rows, shape_.heads);
-  std::vector<AttentionItem> forward_items = items(run, q.matrix, k.matrix, v.matrix, out.matrix, log_sum.matrix);
+  std::vector<AttentionItem> forward_items =
+      items(run, q.matrix, k.matrix, v.matrix, out.matrix, log_sum.matrix);
   if (run.cache != nullptr) append(run, forward_items);
   backend.attention(shape_, forward_items, run.compute);
   if (kept != nullptr) {
@@ -62,16 +64,18 @@ void Attention::forward(BlockRun& run, Matrix x, Matrix y, AttentionKept* kept, 
     kept->v = first_rows(backend, std::move(v), kept_rows);
     kept->log_sum = first_rows(backend, std::move(log_sum), kept_rows);
   }
-  q = k = v = log_sum = {};
+  for (Rows* rows : {&q, &k, &v, &log_sum}) *rows = {};
   output_.forward(run.hooks, out.matrix, y);
   if (kept != nullptr) kept->out = first_rows(backend, std::move(out), kept_rows);
 }
 
 bool Attention::backward_needs_input(const HookCalls& hooks) const {
-  return query_.backward_needs_input(hooks) || key_.backward_needs_input(hooks) || value_.backward_needs_input(hooks);
+  return query_.backward_needs_input(hooks) || key_.backward_needs_input(hooks) ||
+         value_.backward_needs_input(hooks);
 }
 
-void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const {
+void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy, Matrix dx,
+                         int64_t lower_rows) const {
   Backend& backend = run.backend;
   Rows dout = make_zero_rows(backend, run.rows, query_.module().out);
   output_.backward(run.hooks, kept.out.matrix, dy, dout.matrix, run.rows);
@@ -85,17 +89,19 @@ void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy,
     std::swap(q, kept.q);
     std::swap(k, kept.k);
   }
-  Rows dq = make_rows(backend, run.rows, query_.module().out), dk = make_rows(backend, run.rows, key_.module().out);
+  Rows dq = make_rows(backend, run.rows, query_.module().out),
+       dk = make_rows(backend, run.rows, key_.module().out);
   Rows dv = make_rows(backend, run.rows, key_.module().out);
   std::vector<AttentionBackwardItem> backward_items;
-  for (const AttentionItem& item : items(run, q.matrix, k.matrix, kept.v.matrix, kept.out.matrix, kept.log_sum.matrix)) {
+  for (const AttentionItem& item :
+       items(run, q.matrix, k.matrix, kept.v.matrix, kept.out.matrix, kept.log_sum.matrix)) {
     const RowsOfSequence& sequence = run.pack.sequences()[backward_items.size()];
     const Method::KeysValues pairs = prefix(run, sequence.segment);
     const auto part = [&](const Rows& rows) { return rows.matrix.row_range(sequence.row, sequence.rows); };
     backward_items.push_back({item, part(dout), part(dq), part(dk), part(dv), pairs.dkeys, pairs.dvalues});
   }
   backend.attention_backward(shape_, backward_items, run.compute);
-  dout = q = k = kept.out = kept.v = {};
+  for (Rows* rows : {&dout, &q, &k, &kept.out, &kept.v}) *rows = {};
   rotate(run, dq.matrix, true);
   rotate(run, dk.matrix, true);
   if (query_norm_) {
@@ -148,13 +154,13 @@ Rows Attention::normalize_heads(const BlockRun& run, const Norm& norm, const Row
   const int64_t heads = raw.matrix.cols / shape_.head_dim, rows = run.rows * heads;
   Rows normal = make_rows(run.backend, run.rows, raw.matrix.cols);
   inverse = make_rows(run.backend, rows, 1);
-  norm.forward(run.backend, raw.matrix.reshaped(rows, shape_.head_dim), normal.matrix.reshaped(rows, shape_.head_dim),
-               inverse.matrix);
+  norm.forward(run.backend, raw.matrix.reshaped(rows, shape_.head_dim),
+               normal.matrix.reshaped(rows, shape_.head_dim), inverse.matrix);
   return normal;
 }
 
-Rows Attention::normalize_heads_backward(const BlockRun& run, const Norm& norm, const Rows& raw, const Rows& inverse,
-                                         const Rows& dy) const {
+Rows Attention::normalize_heads_backward(const BlockRun& run, const Norm& norm, const Rows& raw,
+                                         const Rows& inverse, const Rows& dy) const {
   const int64_t rows = run.rows * (raw.matrix.cols / shape_.head_dim);
   Rows dx = make_rows(run.backend, run.rows, raw.matrix.cols);
   norm.backward(run.backend, raw.matrix.reshaped(rows, shape_.head_dim), inverse.matrix.row_range(0, rows),

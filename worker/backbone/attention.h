@@ -1,7 +1,7 @@
 #pragma once
-// The attention of a block, from the normalised rows to o_proj's output: projections, the optional norm of each head of q and k
-// (Qwen3), rotary positions, causal attention of each sequence with learned pairs before its own keys, o_proj.
-// Thread: compute thread. Errors: kExhausted from the device.
+// The attention of a block, from the normalised rows to o_proj's output: projections, the optional norm of
+// each head of q and k (Qwen3), rotary positions, causal attention of each sequence with learned pairs before
+// its own keys, o_proj. Thread: compute thread. Errors: kExhausted from the device.
 
 #include <optional>
 #include <vector>
@@ -35,7 +35,8 @@ class Attention {
 
  private:
   // One item for each sequence among the run's rows.
-  std::vector<AttentionItem> items(const BlockRun& run, Matrix q, Matrix k, Matrix v, Matrix out, Matrix log_sum) const;
+  std::vector<AttentionItem> items(const BlockRun& run, Matrix q, Matrix k, Matrix v, Matrix out,
+                                   Matrix log_sum) const;
   void append(const BlockRun& run, std::vector<AttentionItem>& items) const;
   Method::KeysValues prefix(const BlockRun& run, size_t segment) const;
   void rotate(const BlockRun& run, Matrix x, bool transposed) const;

@@ -19,7 +19,7 @@ Block::Block(Backend& backend, const BackboneConfig& config, const BackboneWeigh
     : input_norm_(backend, weights.input_norm(layer), config.norm_epsilon),
       mlp_norm_(backend, weights.post_attention_norm(layer), config.norm_epsilon),
       attention_(backend, config, weights, layer, modules, compute),
-      mlp_(backend, config, weights, layer, modules, compute) {}
+      mlp_(backend, config, weights, modules, compute) {}
 
 Rows Block::forward(BlockRun& run, Rows x, BlockKept* kept, int64_t kept_rows) const {
   Backend& backend = run.backend;
@@ -35,7 +35,7 @@ Rows Block::forward(BlockRun& run, Rows x, BlockKept* kept, int64_t kept_rows) c
   if (kept) kept->x = first_rows(backend, std::move(x), kept_rows);
   x = {};
 
-  if (inverse.buffer.empty()) inverse = make_rows(backend, run.rows, 1);
+  inverse = make_rows(backend, run.rows, 1);
   mlp_norm_.forward(backend, mid.matrix, normal.matrix, inverse.matrix);
   Rows y = make_rows(backend, run.rows, hidden);
   mlp_.forward(run, normal.matrix, y.matrix, all ? &all->mlp : nullptr, kept_rows);
@@ -54,7 +54,8 @@ Rows Block::backward(BlockRun& run, BlockKept& kept, Rows dy, int64_t lower_rows
   Rows dmid = backward_mlp(run, kept, std::move(dy));
 
   // The residual goes on as dmid; hooks that change a gradient in place work on a copy of it.
-  const bool changes = run.hooks.wants_sublayer(Sublayer::kAttention) || attention_.backward_changes_dy(run.hooks);
+  const bool changes =
+      run.hooks.wants_sublayer(Sublayer::kAttention) || attention_.backward_changes_dy(run.hooks);
   Rows own = changes ? copy_of(backend, dmid.matrix) : Rows{};
   const Matrix dattention = changes ? own.matrix : dmid.matrix;
   run.hooks.sublayer_output_backward(Sublayer::kAttention, dattention);
@@ -88,7 +89,7 @@ Rows Block::backward_mlp(BlockRun& run, BlockKept& kept, Rows dy) const {
   Rows dnormal = make_zero_rows(backend, run.rows, dy.matrix.cols);
   mlp_.backward(run, std::move(kept.mlp), normal.matrix, dmlp, dnormal.matrix);
   mlp_norm_.backward(backend, kept.mid.matrix, kept.mid_inverse.matrix, dnormal.matrix, dy.matrix, true);
-  kept.mid = kept.mid_inverse = {};
+  kept.mid = {};
   return dy;
 }
 

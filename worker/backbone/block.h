@@ -4,10 +4,11 @@
 //   mid = x + s(attention(norm(x)))          s: sub-layer hooks
 //   y = mid + s(mlp(norm(mid)))
 //
-// Forward and backward for the backbone's input alone: weights get no gradient. The rows of a backward are the first so many of
-// the pack, and of those only the first lower_rows get a gradient of x; the others end here, after this layer's hooks have had
-// theirs. Kept is what is dear to compute again: x, q, k, v, attention's output, mid, gate and up; norms and the gated product
-// are computed again. Row-wise operators give a row equal bits in any company, so a backward over fewer rows is exact.
+// Forward and backward for the backbone's input alone: weights get no gradient. The rows of a backward are
+// the first so many of the pack, and of those only the first lower_rows get a gradient of x; the others end
+// here, after this layer's hooks have had theirs. Kept is what is dear to compute again: x, q, k, v,
+// attention's output, mid, gate and up; norms and the gated product are computed again. Row-wise operators
+// give a row equal bits in any company, so a backward over fewer rows is exact.
 //
 // Thread: compute thread. Errors: kExhausted from the device.
 
@@ -38,8 +39,8 @@ class Block {
 
   size_t bytes() const { return attention_.bytes() + mlp_.bytes() + input_norm_.bytes() + mlp_norm_.bytes(); }
 
-  // x, result: [run.rows, hidden]. kept: null where no row needs a backward here, else filled for the first kept_rows rows; with
-  // kept->input_only only x is.
+  // x, result: [run.rows, hidden]. kept: null where no row needs a backward here, else filled for the first
+  // kept_rows rows; with kept->input_only only x is.
   Rows forward(BlockRun& run, Rows x, BlockKept* kept, int64_t kept_rows) const;
   // dy [run.rows, hidden]; the result has lower_rows rows and is empty for none. kept: not input_only.
   Rows backward(BlockRun& run, BlockKept& kept, Rows dy, int64_t lower_rows) const;

@@ -6,8 +6,8 @@
 
 namespace coppice {
 
-Projection::Projection(Backend& backend, const BackboneWeights& weights, const Module& module, const TensorView& weight,
-                       const std::optional<TensorView>& bias, DType compute)
+Projection::Projection(Backend& backend, const BackboneWeights& weights, const Module& module,
+                       const TensorView& weight, const std::optional<TensorView>& bias, DType compute)
     : module_(module), weight_(backend.prepare_weight(weight, compute)) {
   CHECK(weight_->out() == module.out && weight_->in() == module.in);
   weights.release(weight);
@@ -25,8 +25,9 @@ void Projection::forward(HookCalls& hooks, Matrix x, Matrix y) const {
   hooks.projection_output(module_, x, y);
 }
 
-// Output hooks go first: they know dy as it arrives, and leave in it what the frozen product is to see. Then the frozen product
-// adds to dx. It always adds, also where no hook wrote, so that a row's bits do not depend on its company.
+// Output hooks go first: they know dy as it arrives, and leave in it what the frozen product is to see. Then
+// the frozen product adds to dx. It always adds, also where no hook wrote, so that a row's bits do not depend
+// on its company.
 void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const {
   hooks.projection_output_backward(module_, x, dy, dx);
   if (hooks.wants_input(module_)) {
@@ -36,9 +37,10 @@ void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int6
   }
 }
 
-// Rows with a hook on the input have a dx of this projection alone, for the hook to see and change, even where nothing lower
-// needs it; the others add to dx as always.
-void Projection::backward_through_inputs(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const {
+// Rows with a hook on the input have a dx of this projection alone, for the hook to see and change, even
+// where nothing lower needs it; the others add to dx as always.
+void Projection::backward_through_inputs(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx,
+                                         int64_t lower_rows) const {
   Backend& backend = hooks.backend();
   const Rows own = make_rows(backend, dy.rows, module_.in);
   const auto ranges = hooks.input_ranges(module_);
@@ -65,7 +67,8 @@ void Projection::backward_through_inputs(HookCalls& hooks, Matrix x, Matrix dy, 
   if (!adds.empty()) backend.add(adds);
 }
 
-Projection make_projection(Backend& backend, const BackboneWeights& weights, const Module& module, DType compute) {
+Projection make_projection(Backend& backend, const BackboneWeights& weights, const Module& module,
+                           DType compute) {
   return Projection(backend, weights, module, weights.projection(module.layer, module.slot),
                     weights.bias(module.layer, module.slot), compute);
 }

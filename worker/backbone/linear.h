@@ -1,7 +1,7 @@
 #pragma once
-// A frozen projection with its hooks: y = f(W g(x) + b), where methods may put a g on the input and an f on the output. The
-// backbone's weights get no gradient, so its backward is dx = g'(dy W) and what the hooks add.
-// Thread: compute thread. Errors: kExhausted from the device; kInvalid from construction.
+// A frozen projection with its hooks: y = f(W g(x) + b), where methods may put a g on the input and an f on
+// the output. The backbone's weights get no gradient, so its backward is dx = g'(dy W) and what the hooks
+// add. Thread: compute thread. Errors: kExhausted from the device; kInvalid from construction.
 
 #include <memory>
 #include <optional>
@@ -31,8 +31,8 @@ class Projection {
   }
   // Whether backward changes dy.
   bool backward_changes_dy(const HookCalls& hooks) const { return hooks.wants_output(module_); }
-  // dy [rows, out], changed in place by hooks. dx [rows, in]: adds to it, so it starts at zero; of the frozen part only the
-  // first lower_rows rows. Empty where no row goes lower.
+  // dy [rows, out], changed in place by hooks. dx [rows, in]: adds to it, so it starts at zero; of the frozen
+  // part only the first lower_rows rows. Empty where no row goes lower.
   void backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const;
 
  private:
@@ -44,6 +44,7 @@ class Projection {
 };
 
 // One of a block's.
-Projection make_projection(Backend& backend, const BackboneWeights& weights, const Module& module, DType compute);
+Projection make_projection(Backend& backend, const BackboneWeights& weights, const Module& module,
+                           DType compute);
 
 }  // namespace coppice

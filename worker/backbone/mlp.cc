@@ -4,7 +4,7 @@
 
 namespace coppice {
 
-Mlp::Mlp(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights, int64_t layer,
+Mlp::Mlp(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights,
          const std::vector<Module>& modules, DType compute)
     : activation_(config.activation),
       gate_(make_projection(backend, weights, modules[size_t(Slot::kGate)], compute)),
@@ -23,7 +23,8 @@ void Mlp::forward(BlockRun& run, Matrix x, Matrix y, MlpKept* kept, int64_t kept
     kept->gate = first_rows(backend, std::move(gate), kept_rows);
     kept->up = first_rows(backend, std::move(up), kept_rows);
   }
-  gate = up = {};
+  gate = {};
+  up = {};
   down_.forward(run.hooks, product.matrix, y);
 }
 
@@ -39,7 +40,8 @@ void Mlp::backward(BlockRun& run, MlpKept kept, Matrix x, Matrix dy, Matrix dx) 
     }
     down_.backward(run.hooks, product.matrix, dy, dproduct.matrix, run.rows);
   }
-  backend.gated_activation_backward(activation_, gate, up, dproduct.matrix, gate, up);  // from here gate and up: their gradients
+  backend.gated_activation_backward(activation_, gate, up, dproduct.matrix, gate,
+                                    up);  // from here gate and up: their gradients
   dproduct = {};
   gate_.backward(run.hooks, x, gate, dx, run.rows);
   up_.backward(run.hooks, x, up, dx, run.rows);

@@ -1,5 +1,6 @@
 #pragma once
-// The gated MLP of a block: down(f(gate(x)) * up(x)). Thread: compute thread. Errors: kExhausted from the device.
+// The gated MLP of a block: down(f(gate(x)) * up(x)). Thread: compute thread. Errors: kExhausted from the
+// device.
 
 #include <vector>
 
@@ -16,7 +17,7 @@ struct MlpKept {
 class Mlp {
  public:
   // modules: of the layer, in the order of Slot.
-  Mlp(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights, int64_t layer,
+  Mlp(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights,
       const std::vector<Module>& modules, DType compute);
 
   size_t bytes() const { return gate_.bytes() + up_.bytes() + down_.bytes(); }

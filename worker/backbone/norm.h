@@ -1,6 +1,6 @@
 #pragma once
-// A frozen RMSNorm (Zhang & Sennrich, 2019). Its output is cheaper to compute again than to keep: a backward keeps the input and
-// one inverse a row. Thread: compute thread. Errors: kExhausted from the device.
+// A frozen RMSNorm (Zhang & Sennrich, 2019). Its output is cheaper to compute again than to keep: a backward
+// keeps the input and one inverse a row. Thread: compute thread. Errors: kExhausted from the device.
 
 #include "worker/backbone/weights.h"
 #include "worker/rows.h"

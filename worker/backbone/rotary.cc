@@ -5,7 +5,8 @@
 
 namespace coppice {
 
-void RotaryTable::append(const RopeFrequencies& frequencies, int64_t position, float* cosines, float* sines) const {
+void RotaryTable::append(const RopeFrequencies& frequencies, int64_t position, float* cosines,
+                         float* sines) const {
   for (int64_t i = 0; i < half_; ++i) {
     const float angle = float(position) * frequencies.inverse[size_t(i)];
     cosines[i] = std::cos(angle) * frequencies.scale;
@@ -26,7 +27,8 @@ void RotaryTable::rows(int64_t first_position, int64_t count, float* cosines, fl
     cosines_.resize(size_t(end * half_));
     sines_.resize(size_t(end * half_));
     for (; positions_ < end; ++positions_)
-      append(frequencies, positions_, &cosines_[size_t(positions_ * half_)], &sines_[size_t(positions_ * half_)]);
+      append(frequencies, positions_, &cosines_[size_t(positions_ * half_)],
+             &sines_[size_t(positions_ * half_)]);
   }
   std::copy_n(cosines_.begin() + first_position * half_, count * half_, cosines);
   std::copy_n(sines_.begin() + first_position * half_, count * half_, sines);

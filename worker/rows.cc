@@ -1,0 +1,38 @@
+#include "worker/rows.h"
+
+namespace coppice {
+
+Rows make_rows(Backend& backend, int64_t rows, int64_t cols) {
+  Rows made;
+  made.buffer = backend.allocate(size_t(rows * cols) * sizeof(float));
+  made.matrix = made.buffer.matrix(rows, cols);
+  return made;
+}
+
+Rows make_zero_rows(Backend& backend, int64_t rows, int64_t cols) {
+  Rows made = make_rows(backend, rows, cols);
+  backend.fill(made.matrix, 0);
+  return made;
+}
+
+Rows copy_of(Backend& backend, Matrix from) {
+  Rows made = make_rows(backend, from.rows, from.cols);
+  const UnaryItem item{from, made.matrix};
+  backend.copy({&item, 1});
+  return made;
+}
+
+Rows first_rows(Backend& backend, Rows rows, int64_t count) {
+  if (count == 0) return {};
+  if (count == rows.matrix.rows) return rows;
+  return copy_of(backend, rows.matrix.row_range(0, count));
+}
+
+Rows upload_vector(Backend& backend, const TensorView& vector) {
+  const Tensor values = to_f32(vector);
+  Rows made = make_rows(backend, 1, int64_t(values.values.size()));
+  backend.upload(values.values.data(), made.matrix);
+  return made;
+}
+
+}  // namespace coppice

@@ -1,0 +1,41 @@
+#pragma once
+// Matrices of rows that own their memory: what blocks work on, what passes between stages, what is kept for a
+// backward; and what the last stage reports of a segment. Thread: compute thread. Errors: kExhausted from the
+// device.
+
+#include <cstdint>
+#include <vector>
+
+#include "common/tensor/tensor.h"
+#include "kernels/backend.h"
+
+namespace coppice {
+
+// [rows, cols] F32; between stages [rows, hidden]. The matrix may be the first rows of what the buffer holds.
+struct Rows {
+  Buffer buffer;
+  Matrix matrix;
+};
+
+Rows make_rows(Backend& backend, int64_t rows, int64_t cols);  // contents undefined
+Rows make_zero_rows(Backend& backend, int64_t rows, int64_t cols);
+Rows copy_of(Backend& backend, Matrix from);
+// The first `count` rows in a buffer of their own size: rows itself where that is all of them, empty where
+// count is 0.
+Rows first_rows(Backend& backend, Rows rows, int64_t count);
+// A frozen vector (a norm's weight, a bias) as one F32 row.
+Rows upload_vector(Backend& backend, const TensorView& vector);
+
+// A tensor of an adapter by its number in the manifest.
+struct NumberedTensor {
+  int64_t number = 0;
+  Tensor tensor;
+};
+
+// What the last stage reports of a segment.
+struct SegmentLoss {
+  double weighted_loss = 0;            // sum over its targets of weight * -log p, in order
+  std::vector<float> log_probability;  // of each target, in order; only where asked for
+};
+
+}  // namespace coppice
