@@ -16,7 +16,7 @@
 
 namespace coppice {
 
-class RefBackend final : public HostBackend {
+class RefBackend : public HostBackend {
  public:
   explicit RefBackend(ThreadPool& pool) : HostBackend("ref", pool) {}
 

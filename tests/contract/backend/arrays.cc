@@ -167,10 +167,11 @@ void expect_equal_bits(const Results& actual, const Results& expected) {
   }
 }
 
-void expect_close(const Array& actual, const Array& expected, double tolerance, const std::string& what) {
+void expect_close(const Array& actual, const Array& expected, double tolerance, const std::string& what,
+                  double magnitude) {
   if (actual.dtype != DType::kF32) return expect_equal_bits(actual, expected, what);
   ASSERT_EQ(actual.size(), expected.size());
-  double largest = 0;
+  double largest = magnitude;
   for (int64_t i = 0; i < expected.size(); ++i) {
     if (std::isfinite(expected.f()[i])) largest = std::max(largest, std::abs(double(expected.f()[i])));
   }
@@ -184,11 +185,12 @@ void expect_close(const Array& actual, const Array& expected, double tolerance, 
   }
 }
 
-void expect_close(const Results& actual, const Results& expected, double tolerance) {
+void expect_close(const Results& actual, const Results& expected, double tolerance, double magnitude) {
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
     for (size_t o = 0; o < actual[i].size(); ++o) {
-      expect_close(actual[i][o], expected[i][o], tolerance, fmt::format("item {} operand {}", i, o));
+      expect_close(actual[i][o], expected[i][o], tolerance, fmt::format("item {} operand {}", i, o),
+                   magnitude);
     }
   }
 }

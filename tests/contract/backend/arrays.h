@@ -65,6 +65,7 @@ struct Operator {
   std::function<Item(Size, Random&)> make;
   std::function<void(Backend&, std::span<const Placed>)> run;
   double tolerance = 0;
+  double magnitude = 0;  // of terms that may cancel in all of an output: errors are measured against no less
   bool grouped = false;
   bool flushes_denormals = false;  // bfloat16 products of processors take and give denormals as zero
 };
@@ -81,8 +82,10 @@ Array take_rows(const Array& array, const std::vector<int64_t>& rows);
 // Failures name the first differing element.
 void expect_equal_bits(const Array& actual, const Array& expected, const std::string& what);
 void expect_equal_bits(const Results& actual, const Results& expected);
-// Within tolerance * (largest finite magnitude of expected); NaN where NaN, infinite where infinite.
-void expect_close(const Array& actual, const Array& expected, double tolerance, const std::string& what);
-void expect_close(const Results& actual, const Results& expected, double tolerance);
+// Within tolerance * (largest finite magnitude of expected, but at least magnitude); NaN where NaN, infinite
+// where infinite.
+void expect_close(const Array& actual, const Array& expected, double tolerance, const std::string& what,
+                  double magnitude = 0);
+void expect_close(const Results& actual, const Results& expected, double tolerance, double magnitude = 0);
 
 }  // namespace coppice::contract

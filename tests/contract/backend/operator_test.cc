@@ -85,7 +85,7 @@ std::vector<Item> three_items(const Operator& op, Random& random) {
 TEST_P(ValueTest, AgreeWithTheReference) {
   Device device(backend_name()), reference("ref", 1);
   for_each_size(*device, [&](const Operator& op, Size, const Item& item) {
-    expect_close(run(*device, op, {item}), run(*reference, op, {item}), op.tolerance);
+    expect_close(run(*device, op, {item}), run(*reference, op, {item}), op.tolerance, op.magnitude);
   });
 }
 
@@ -101,7 +101,7 @@ TEST_P(ValueTest, AgreeWithTheReferenceAtInfinitiesAndNan) {
         Item item = clean;
         Array& array = *float_rows_in(item)[o];
         array.at(4, std::min<int64_t>(2, array.cols - 1)) = special;
-        expect_close(run(*device, op, {item}), run(*reference, op, {item}), op.tolerance);
+        expect_close(run(*device, op, {item}), run(*reference, op, {item}), op.tolerance, op.magnitude);
       }
     }
   }

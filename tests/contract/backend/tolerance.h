@@ -13,6 +13,5 @@ constexpr double kSumTolerance = 2e-5;  // float32 sums of up to some thousand t
 constexpr double kRoundedTolerance = 2e-2;   // a computed value was rounded to bfloat16 on the way
 constexpr double kDenormalTolerance = 1e-5;  // as kSumTolerance, plus a few units of 1.4e-45 (kDenormalUnits)
 constexpr double kDenormalUnits = 64 * 1.4e-45;
-constexpr double kDifferenceTolerance = 2e-3;  // a derivative against a central difference of float32 values
 
 }  // namespace coppice::contract
