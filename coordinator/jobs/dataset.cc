@@ -1,0 +1,146 @@
+#include "coordinator/jobs/dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "common/base/error.h"
+#include "common/base/random.h"
+#include "common/io/jsonl.h"
+#include "coordinator/jobs/rows.h"
+
+namespace coppice {
+namespace {
+
+// A 64-bit hash over words, in order: each is mixed in by the finaliser of SplitMix64 (Steele, Lea, Flood
+// 2014).
+class Fingerprint {
+ public:
+  void add(uint64_t word) {
+    uint64_t z = value_ + 0x9e3779b97f4a7c15u + word;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    value_ = z ^ (z >> 31);
+  }
+  uint64_t value() const { return value_; }
+
+ private:
+  uint64_t value_ = 0;
+};
+
+// The figures that follow from the examples.
+void count(Dataset& dataset) {
+  Fingerprint fingerprint;
+  dataset.tokens = 0;
+  for (const Example& example : dataset.examples) {
+    dataset.tokens += int64_t(example.tokens.size());
+    fingerprint.add(example.tokens.size());
+    for (size_t i = 0; i < example.tokens.size(); ++i) {
+      fingerprint.add(uint64_t(uint32_t(example.tokens[i])) << 32 | uint32_t(example.labels[i]));
+    }
+  }
+  dataset.fingerprint = fingerprint.value();
+}
+
+// How many of n rows are held out; as many as HF datasets' train_test_split takes for the same share or
+// number.
+size_t held_out(double split, size_t rows, const std::string& path) {
+  const double wanted = split < 1 ? std::ceil(split * double(rows)) : split;
+  if (wanted >= double(rows)) {
+    throw invalid("{}: data.eval_split holds out {} of {} rows; at least one must be left to train on", path,
+                  wanted, rows);
+  }
+  return size_t(wanted);
+}
+
+// Moves rows drawn by the seed from train to eval; both keep the file's order.
+void split_off(JobData& data, const JobSpec& spec) {
+  std::vector<Example>& rows = data.train.examples;
+  const size_t held = held_out(spec.data.eval_split, rows.size(), spec.data.train);
+  std::vector<size_t> order(rows.size());
+  std::iota(order.begin(), order.end(), size_t(0));
+  Random random(stream_key(spec.train.seed, Purpose::kSplit, {}));
+  std::vector<bool> out(rows.size(), false);
+  for (size_t i = 0; i < held; ++i) {
+    std::swap(order[i], order[i + random.below(rows.size() - i)]);
+    out[order[i]] = true;
+  }
+  std::vector<Example> kept;
+  kept.reserve(rows.size() - held);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    (out[i] ? data.eval.examples : kept).push_back(std::move(rows[i]));
+  }
+  rows = std::move(kept);
+  count(data.train);
+  count(data.eval);
+}
+
+}  // namespace
+
+int64_t Example::targets(bool virtual_rows) const {
+  // The first token is predicted by the row before it, and there is one only if virtual rows go before.
+  const size_t first = virtual_rows ? 0 : 1;
+  if (labels.size() <= first) return 0;
+  return int64_t(labels.size() - first) - std::count(labels.begin() + first, labels.end(), kIgnored);
+}
+
+Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
+                     int64_t vocabulary, bool virtual_rows) {
+  const RowReader reader(path, data, tokenizer, vocabulary);
+  const size_t max_length = size_t(data.max_length);
+  Dataset dataset;
+  read_jsonl(path, [&](const Json& row, int64_t line) {
+    Example example = reader.read(row, line);
+    const size_t length = example.tokens.size();
+    if (example.targets(virtual_rows) == 0) {
+      throw invalid("{}:{}: no token of the row is a target", path, line);
+    }
+    if (length > max_length && data.on_long == OnLong::kError) {
+      throw invalid(
+          "{}:{}: {} tokens, but data.max_length is {}; a higher one is accepted, or data.on_long truncate "
+          "or drop",
+          path, line, length, max_length);
+    }
+    if (length > max_length && data.on_long == OnLong::kDrop) {
+      ++dataset.dropped;
+      return;
+    }
+    if (length > max_length) {
+      ++dataset.truncated;
+      example.tokens.resize(max_length);
+      example.labels.resize(max_length);
+      if (example.targets(virtual_rows) == 0) {
+        throw invalid(
+            "{}:{}: {} tokens cut to data.max_length {} leave no target; data.on_long drop leaves such rows "
+            "out",
+            path, line, length, max_length);
+      }
+    }
+    // Files may be large: no spare room stays with each example.
+    example.tokens.shrink_to_fit();
+    example.labels.shrink_to_fit();
+    dataset.examples.push_back(std::move(example));
+  });
+  if (dataset.examples.empty() && dataset.dropped > 0) {
+    throw invalid("{}: all {} rows are longer than data.max_length {} and dropped", path, dataset.dropped,
+                  max_length);
+  }
+  if (dataset.examples.empty()) throw invalid("{}: the file has no rows", path);
+  count(dataset);
+  return dataset;
+}
+
+JobData read_job_data(const JobSpec& spec, const Tokenizer* tokenizer, int64_t vocabulary,
+                      bool virtual_rows) {
+  JobData data;
+  data.train = read_dataset(spec.data.train, spec.data, tokenizer, vocabulary, virtual_rows);
+  if (spec.data.eval) {
+    data.eval = read_dataset(*spec.data.eval, spec.data, tokenizer, vocabulary, virtual_rows);
+  } else if (spec.data.eval_split > 0) {
+    split_off(data, spec);
+  }
+  return data;
+}
+
+}  // namespace coppice
