@@ -13,7 +13,7 @@ namespace coppice {
 namespace {
 
 constexpr size_t kMaxDepth = 256;
-constexpr size_t kMaxShownBytes = 60;
+constexpr size_t kMaxShownBytes = 120;
 
 // Walks over the text and leaves behind how far the parser has read, which nlohmann's callbacks do not tell.
 struct CountingIterator {
