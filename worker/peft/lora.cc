@@ -114,18 +114,18 @@ class LoraConfig : public MethodConfig {
     const Module& m = target.module;
     Initial a, b;
     if (target.embedding()) {
-      // peft starts an embedding the other way round: A zero, B normal.
+      // Its weight is the table, [vocabulary, hidden]. peft starts it the other way round: A zero, B normal.
       a = start == Start::kRandom ? Initial{Initial::Kind::kNormal, 1, {}, 0} : Initial{};
       b = {Initial::Kind::kNormal, 1, {}, 0};
       tensors_.push_back({m.path + ".lora_embedding_A",
                           m.layer,
-                          {m.in, target.rank},
+                          {m.out, target.rank},
                           a,
                           hf_tensor_name(m.path, "lora_embedding_A"),
                           true});
       tensors_.push_back({m.path + ".lora_embedding_B",
                           m.layer,
-                          {m.out, target.rank},
+                          {m.in, target.rank},
                           b,
                           hf_tensor_name(m.path, "lora_embedding_B"),
                           false});
