@@ -42,7 +42,8 @@ struct JobHead {
   int64_t version = 0;       // updates made
   int64_t tokens = 0;        // trained on, all steps
   double loss = 0;           // of the last step
-  double eval_loss = 0;      // NaN: none yet
+  double eval_loss = 0;      // of the last evaluation, at version evaluated
+  int64_t evaluated = -1;    // -1: none yet
   double seconds = 0;        // of training, over all runs
 };
 

@@ -1,0 +1,40 @@
+#pragma once
+// From what a user wrote to what can run: the backbone's description, then for each job its method, data and
+// batches, all checked before anything starts. Thread: one. Errors: those of the parts, each naming job and
+// field.
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/text/tokenizer.h"
+#include "coordinator/jobs/batching.h"
+#include "coordinator/jobs/job.h"
+#include "worker/backbone/config.h"
+#include "worker/peft/method.h"
+
+namespace coppice {
+
+struct Backbone {
+  std::string path;
+  BackboneConfig config;
+  uint64_t fingerprint = 0;
+  std::optional<Tokenizer> tokenizer;  // absent where the folder has none: then data must be input_ids
+};
+Backbone read_backbone(const std::string& path);
+
+// Stays where it is: batching refers to data.
+struct PreparedJob {
+  JobSpec spec;
+  std::shared_ptr<const MethodConfig> method;
+  JobData data;
+  std::unique_ptr<Batching> batching;
+  std::vector<Tensor>
+      initial;  // from init_adapter, by number in the manifest; empty: made where the weights are
+
+  uint64_t data_fingerprint() const { return data.train.fingerprint ^ data.eval.fingerprint << 1; }
+};
+std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& backbone);
+
+}  // namespace coppice

@@ -1,0 +1,19 @@
+#pragma once
+// Which stage holds which layers: contiguous ranges whose largest cost is as small as can be. A block costs
+// one; the head and its loss cost what their operations say, in blocks. Thread: any. Errors: kInvalid for
+// more stages than layers.
+
+#include <cstdint>
+#include <vector>
+
+#include "worker/backbone/config.h"
+
+namespace coppice {
+
+struct LayerRange {
+  int64_t first = 0, end = 0;
+};
+
+std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages);
+
+}  // namespace coppice

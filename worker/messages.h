@@ -1,0 +1,50 @@
+#pragma once
+// Between the plain structs of the house and the protobuf headers that cross ranks. Bytes from another rank
+// are checked here: what does not fit throws kInvalid. Thread: any.
+
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/base/error.h"
+#include "common/transport/transport.h"
+#include "proto/message_kind.pb.h"
+#include "proto/pack.pb.h"
+#include "proto/params.pb.h"
+#include "worker/stage.h"
+
+namespace coppice {
+
+// A message with its header; payload is added by the caller.
+template <typename Header>
+Message make_message(proto::MessageKind kind, const Header& header) {
+  Message message;
+  message.kind = uint32_t(kind);
+  message.header = header.SerializeAsString();
+  return message;
+}
+template <typename Header>
+Header read_header(const Message& message) {
+  Header header;
+  if (!header.ParseFromString(message.header)) {
+    throw invalid("message of kind {} from rank {}: its header cannot be read", message.kind, message.from);
+  }
+  return header;
+}
+
+// A pack as a stage gets it; tokens and targets are empty on stages that do not need them.
+struct PackPlan {
+  Pack pack;
+  std::vector<bool> ends_step;  // by segment
+  PackTokens tokens;
+  PackTargets targets;
+};
+proto::PackPlan to_proto(const PackPlan& plan);
+PackPlan from_proto(const proto::PackPlan& plan);
+
+// Tensors as header entries and one payload block each.
+void put_tensors(std::span<const NumberedTensor> tensors, proto::AdapterTensors& header, Message& message);
+std::vector<NumberedTensor> get_tensors(const proto::AdapterTensors& header, const Message& message);
+
+}  // namespace coppice
