@@ -1,6 +1,7 @@
 #include "kernels/registry.h"
 
 #include "common/base/error.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/ref/ref_backend.h"
 #include "kernels/startup_check.h"
 
@@ -12,7 +13,7 @@ struct Entry {
   std::unique_ptr<Backend> (*make)(ThreadPool&);
 };
 
-constexpr Entry kBackends[] = {{"ref", make_ref_backend}};
+constexpr Entry kBackends[] = {{"ref", make_ref_backend}, {"cpu", make_cpu_backend}};
 
 }  // namespace
 

@@ -1,0 +1,452 @@
+// Causal softmax attention in tiles of queries and keys, and rotary position embedding. Nothing of the size
+// queries x keys is held. The formulas are those of kernels/ref/attention.cc; the forward keeps for each
+// query the largest score so far and the sum of exponentials relative to it (Milakov and Gimelshein, "Online
+// normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022).
+//
+// A query's result depends on its keys alone: tiles of keys stand at fixed multiples from the first prefix
+// row and from the first own row, a product's elements do not know their tile (gemm-inl.h), and a masked key
+// adds an exact zero. So the forward may be cut anywhere between queries; the backward, which sums over
+// queries, is one task a key head.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/attention.cc"
+#include <hwy/foreach_target.h>
+
+#include <cmath>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/gemm-inl.h"
+
+#ifndef COPPICE_KERNELS_CPU_ATTENTION_ONCE
+#define COPPICE_KERNELS_CPU_ATTENTION_ONCE
+namespace coppice {
+namespace {
+
+constexpr int64_t kKeys = 64;  // of a tile
+constexpr int64_t kQueries =
+    32;  // of a tile: half as many, for less that is computed and masked on the diagonal
+
+// Up to kKeys keys and values of one head; the first key's number.
+struct KeyTile {
+  const float *k, *v;
+  int64_t k_stride, v_stride;
+  int64_t first, count;
+  float *dk, *dv;  // backward: where their gradients go, written not added
+  int64_t dk_stride, dv_stride;
+};
+
+// The part of an operand that belongs to one key head, in the way of KeyTile.
+struct KeyRows {
+  Matrix k, v, dk, dv;
+
+  int64_t tiles() const { return k.empty() ? 0 : (k.rows + kKeys - 1) / kKeys; }
+  KeyTile tile(int64_t i, int64_t first_number) const {
+    const int64_t row = i * kKeys, count = std::min(kKeys, k.rows - row);
+    KeyTile tile = {f32_row(k, row), f32_row(v, row), k.stride, v.stride, first_number + row,
+                    count,           nullptr,         nullptr,  0,        0};
+    if (!dk.empty()) {
+      tile.dk = f32_row(dk, row), tile.dv = f32_row(dv, row);
+      tile.dk_stride = dk.stride, tile.dv_stride = dv.stride;
+    }
+    return tile;
+  }
+};
+
+// One key head of one item.
+struct HeadTask {
+  const AttentionItem* item = nullptr;
+  KeyRows prefix, own;
+  int64_t kv_head = 0, group = 0, head_dim = 0;
+  int64_t begin = 0, end = 0;  // queries
+  float scale = 0;
+  bool bf16 = false;
+  Matrix dout, dq;  // backward, whole
+
+  int64_t prefix_rows() const { return prefix.k.empty() ? 0 : prefix.k.rows; }
+  int64_t number_of(int64_t query) const { return prefix_rows() + own.k.rows - item->q.rows + query; }
+  int64_t tiles() const { return prefix.tiles() + own.tiles(); }
+  KeyTile tile(int64_t i) const {
+    return i < prefix.tiles() ? prefix.tile(i, 0) : own.tile(i - prefix.tiles(), prefix_rows());
+  }
+  // How many keys of a tile the queries [first, first + count) can see at most.
+  int64_t visible(const KeyTile& tile, int64_t first, int64_t count) const {
+    if (item->window > 0 && tile.first + tile.count <= number_of(first) - item->window + 1) return 0;
+    return std::clamp<int64_t>(number_of(first + count - 1) - tile.first + 1, 0, tile.count);
+  }
+  int64_t column(int64_t head) const { return (kv_head * group + head) * head_dim; }
+};
+
+}  // namespace
+}  // namespace coppice
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace coppice {
+namespace HWY_NAMESPACE {
+namespace {
+
+constexpr int kScoreVectors = int(kKeys / kLanes);
+
+// Which keys of a tile a query sees: columns [low, high) of its row of scores.
+struct Sight {
+  Vec low, high;
+};
+HWY_INLINE Sight sight_of(const HeadTask& task, const KeyTile& tile, int64_t query) {
+  const int64_t number = task.number_of(query), window = task.item->window;
+  const int64_t low = window > 0 ? number - window + 1 - tile.first : 0;
+  return {set(float(std::max<int64_t>(0, low))), set(float(std::min(tile.count, number - tile.first + 1)))};
+}
+HWY_INLINE auto seen(const Sight& sight, int v) {
+  const Vec column = hn::Iota(Floats(), float(v * kLanes));
+  return hn::And(hn::Ge(column, sight.low), hn::Lt(column, sight.high));
+}
+
+// rows of x [., cols], rounded into scratch in bf16: where to read them, and their stride.
+struct Rows {
+  const float* data;
+  int64_t stride;
+};
+HWY_INLINE Rows rows_of(const float* x, int64_t rows, int64_t cols, int64_t stride, bool bf16,
+                        float* scratch) {
+  if (!bf16) return {x, stride};
+  round_into(x, rows, cols, stride, scratch);
+  return {scratch, cols};
+}
+
+// The transpose of a tile's rows: [head_dim, kKeys].
+HWY_INLINE void transpose_keys(const float* from, int64_t stride, int64_t count, int64_t head_dim, bool bf16,
+                               float* to) {
+  transpose_into(from, count, head_dim, stride, to, kKeys);
+  if (bf16) round_in_place(to, head_dim, count, kKeys);
+}
+
+// Scores [rows, kKeys] become exponentials relative to the largest score so far; `out` and `sums` are scaled
+// down to match where that grew. Columns that are not seen become 0.
+HWY_INLINE void softmax_tile(const HeadTask& task, const KeyTile& tile, int64_t query, int64_t rows,
+                             float* scores, float* largest, float* sums, float* out, int64_t out_stride) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  HWY_ALIGN float shrink[kQueries];
+  for (int64_t i = 0; i < rows; ++i) {
+    const Sight sight = sight_of(task, tile, query + i);
+    float* const row = scores + i * kKeys;
+    Vec most = set(-infinity);
+    for (int v = 0; v < kScoreVectors; ++v) {
+      const Vec score = hn::Mul(hn::Load(Floats(), row + v * kLanes), set(task.scale));
+      const Vec masked = hn::IfThenElse(seen(sight, v), score, set(-infinity));
+      most = hn::Max(most, masked);
+      hn::Store(masked, Floats(), row + v * kLanes);
+    }
+    const float now = std::max(largest[i], max_of(most));
+    shrink[i] = now == -infinity ? 0 : largest[i] - now;
+    largest[i] = now;
+  }
+  for_columns(rows,
+              [&](int64_t i, auto part) HWY_ATTR { store(exp(load(shrink + i, part)), shrink + i, part); });
+  for (int64_t i = 0; i < rows; ++i) {
+    float* const row = scores + i * kKeys;
+    const Vec base = set(largest[i] == -infinity ? 0 : largest[i]);
+    Vec sum = set(0);
+    for (int v = 0; v < kScoreVectors; ++v) {
+      const Vec p = exp(hn::Sub(hn::Load(Floats(), row + v * kLanes), base));
+      sum = hn::Add(sum, p);
+      hn::Store(p, Floats(), row + v * kLanes);
+    }
+    sums[i] = sums[i] * shrink[i] + sum_of(sum);
+    if (shrink[i] == 1) continue;
+    float* const to = out + i * out_stride;
+    for_columns(task.head_dim, [=](int64_t c, auto part) HWY_ATTR {
+      store(hn::Mul(load(to + c, part), set(shrink[i])), to + c, part);
+    });
+  }
+}
+
+// Queries [task.begin, task.end) of all heads that share a key head. Keys on the outside: a tile of them is
+// transposed once for all queries; the sums grow in `out` itself.
+void attention_head(const HeadTask& task, float* scratch) {
+  const AttentionItem& item = *task.item;
+  const int64_t size = task.head_dim, queries = task.end - task.begin;
+  float* const keys = scratch;
+  float* const scores = keys + size * kKeys;
+  float* const v_rounded = scores + kQueries * kKeys;
+  float* const q_rounded = v_rounded + kKeys * size;
+  float* const largest = q_rounded + kQueries * size;
+  float* const sums = largest + task.group * queries;
+  std::fill_n(largest, task.group * queries, -std::numeric_limits<float>::infinity());
+  std::fill_n(sums, task.group * queries, 0.0f);
+  for (int64_t query = task.begin; query < task.end; ++query) {
+    std::fill_n(f32_row(item.out, query) + task.column(0), task.group * size, 0.0f);
+  }
+  for (int64_t t = 0; t < task.tiles(); ++t) {
+    const KeyTile tile = task.tile(t);
+    if (task.visible(tile, task.begin, queries) == 0) continue;
+    transpose_keys(tile.k, tile.k_stride, tile.count, size, task.bf16, keys);
+    const Rows values = rows_of(tile.v, tile.count, size, tile.v_stride, task.bf16, v_rounded);
+    for (int64_t head = 0; head < task.group; ++head) {
+      for (int64_t query = task.begin; query < task.end; query += kQueries) {
+        const int64_t rows = std::min(kQueries, task.end - query), visible = task.visible(tile, query, rows);
+        if (visible == 0) continue;
+        const int64_t state = head * queries + query - task.begin;
+        const Rows q = rows_of(f32_row(item.q, query) + task.column(head), rows, size, item.q.stride,
+                               task.bf16, q_rounded);
+        float* const out = f32_row(item.out, query) + task.column(head);
+        multiply(rows, visible, size, {q.data, q.stride, 1}, keys, kKeys, scores, kKeys, 1,
+                 Store::kOverwrite);
+        softmax_tile(task, tile, query, rows, scores, largest + state, sums + state, out, item.out.stride);
+        if (task.bf16) round_in_place(scores, rows, kKeys, kKeys);
+        multiply(rows, size, visible, {scores, kKeys, 1}, values.data, values.stride, out, item.out.stride, 1,
+                 Store::kAccumulate);
+      }
+    }
+  }
+  for (int64_t head = 0; head < task.group; ++head) {
+    for (int64_t i = 0; i < queries; ++i) {
+      const float sum = sums[head * queries + i], factor = 1 / sum;
+      float* const out = f32_row(item.out, task.begin + i) + task.column(head);
+      for_columns(size, [=](int64_t c, auto part)
+                            HWY_ATTR { store(hn::Mul(load(out + c, part), set(factor)), out + c, part); });
+      if (item.log_sum.empty()) continue;
+      f32_row(item.log_sum, task.begin + i)[task.kv_head * task.group + head] =
+          float(double(largest[head * queries + i]) + std::log(double(sum)));
+    }
+  }
+}
+
+int64_t attention_floats(int64_t head_dim, int64_t group, int64_t queries) {
+  return head_dim * (2 * kKeys + kQueries) + kQueries * kKeys + 2 * group * queries;
+}
+
+// From scores and dout v^T, both [rows, kKeys]: p, and ds = scale * p * (dp - dout . out). Not seen: 0.
+HWY_INLINE void gradient_tile(const HeadTask& task, const KeyTile& tile, int64_t query, int64_t rows,
+                              int64_t head, const float* products, float* scores, float* dp) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const Sight sight = sight_of(task, tile, query + i);
+    const Vec log_sum = set(f32_row(task.item->log_sum, query + i)[task.kv_head * task.group + head]);
+    for (int v = 0; v < kScoreVectors; ++v) {
+      float *const s = scores + i * kKeys + v * kLanes, *const d = dp + i * kKeys + v * kLanes;
+      const auto mask = seen(sight, v);
+      const Vec p = exp(hn::Sub(hn::Mul(hn::Load(Floats(), s), set(task.scale)), log_sum));
+      const Vec ds = hn::Mul(hn::Mul(set(task.scale), p), hn::Sub(hn::Load(Floats(), d), set(products[i])));
+      hn::Store(hn::IfThenElseZero(mask, p), Floats(), s);
+      hn::Store(hn::IfThenElseZero(mask, ds), Floats(), d);
+    }
+  }
+  if (!task.bf16) return;
+  round_in_place(scores, rows, kKeys, kKeys);
+  round_in_place(dp, rows, kKeys, kKeys);
+}
+
+// All queries of all heads that share a key head, for tile after tile of keys: dk and dv of a tile are summed
+// over heads and queries in order and written once, dq grows in place over the tiles.
+void attention_backward_head(const HeadTask& task, float* scratch) {
+  const AttentionItem& item = *task.item;
+  const int64_t size = task.head_dim, queries = task.end;
+  float* const keys = scratch;
+  float* const values = keys + size * kKeys;
+  float* const k_rounded = values + size * kKeys;
+  float* const dk = k_rounded + kKeys * size;
+  float* const dv = dk + kKeys * size;
+  float* const q_rounded = dv + kKeys * size;
+  float* const dout_rounded = q_rounded + kQueries * size;
+  float* const scores = dout_rounded + kQueries * size;
+  float* const dp = scores + kQueries * kKeys;
+  float* const products = dp + kQueries * kKeys;  // dout . out
+  for (int64_t head = 0; head < task.group; ++head) {
+    for (int64_t query = 0; query < queries; ++query) {
+      const float *const g = f32_row(task.dout, query) + task.column(head), *const out =
+                                                                                f32_row(item.out, query) +
+                                                                                task.column(head);
+      products[head * queries + query] = sum_columns(size, [=](int64_t c, auto part) HWY_ATTR {
+        return hn::Mul(load(g + c, part), load(out + c, part));
+      });
+      std::fill_n(f32_row(task.dq, query) + task.column(head), size, 0.0f);
+    }
+  }
+  for (int64_t t = 0; t < task.tiles(); ++t) {
+    const KeyTile tile = task.tile(t);
+    std::fill_n(dk, kKeys * size, 0.0f);
+    std::fill_n(dv, kKeys * size, 0.0f);
+    transpose_keys(tile.k, tile.k_stride, tile.count, size, task.bf16, keys);
+    transpose_keys(tile.v, tile.v_stride, tile.count, size, task.bf16, values);
+    const Rows k = rows_of(tile.k, tile.count, size, tile.k_stride, task.bf16, k_rounded);
+    for (int64_t head = 0; head < task.group; ++head) {
+      for (int64_t query = 0; query < queries; query += kQueries) {
+        const int64_t rows = std::min(kQueries, queries - query), visible = task.visible(tile, query, rows);
+        if (visible == 0) continue;
+        const int64_t column = task.column(head);
+        const Rows q =
+            rows_of(f32_row(item.q, query) + column, rows, size, item.q.stride, task.bf16, q_rounded);
+        const Rows g = rows_of(f32_row(task.dout, query) + column, rows, size, task.dout.stride, task.bf16,
+                               dout_rounded);
+        multiply(rows, visible, size, {q.data, q.stride, 1}, keys, kKeys, scores, kKeys, 1,
+                 Store::kOverwrite);
+        multiply(rows, visible, size, {g.data, g.stride, 1}, values, kKeys, dp, kKeys, 1, Store::kOverwrite);
+        gradient_tile(task, tile, query, rows, head, products + head * queries + query, scores, dp);
+        multiply(visible, size, rows, {scores, 1, kKeys}, g.data, g.stride, dv, size, 1, Store::kAccumulate);
+        multiply(visible, size, rows, {dp, 1, kKeys}, q.data, q.stride, dk, size, 1, Store::kAccumulate);
+        multiply(rows, size, visible, {dp, kKeys, 1}, k.data, k.stride, f32_row(task.dq, query) + column,
+                 task.dq.stride, 1, Store::kAccumulate);
+      }
+    }
+    for (int64_t r = 0; r < tile.count; ++r) {
+      std::copy_n(dk + r * size, size, tile.dk + r * tile.dk_stride);
+      std::copy_n(dv + r * size, size, tile.dv + r * tile.dv_stride);
+    }
+  }
+}
+
+int64_t attention_backward_floats(int64_t head_dim, int64_t group, int64_t queries) {
+  return head_dim * (5 * kKeys + 2 * kQueries) + 2 * kQueries * kKeys + group * queries;
+}
+
+void rotate_rows(Matrix x, Matrix cos, Matrix sin, int64_t head_dim, bool transposed, int64_t begin,
+                 int64_t end) {
+  const int64_t half = head_dim / 2;
+  for (int64_t r = begin; r < end; ++r) {
+    const float *const c_row = f32_row(cos, r), *const s_row = f32_row(sin, r);
+    for (float* head = f32_row(x, r); head < f32_row(x, r) + x.cols; head += head_dim) {
+      for_columns(half, [=](int64_t i, auto part) HWY_ATTR {
+        const Vec x1 = load(head + i, part), x2 = load(head + half + i, part), c = load(c_row + i, part);
+        const Vec s = transposed ? hn::Neg(load(s_row + i, part)) : load(s_row + i, part);
+        store(hn::Sub(hn::Mul(x1, c), hn::Mul(x2, s)), head + i, part);
+        store(hn::Add(hn::Mul(x2, c), hn::Mul(x1, s)), head + half + i, part);
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace coppice
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include "common/base/check.h"
+
+namespace coppice {
+namespace {
+
+HWY_EXPORT(attention_head);
+HWY_EXPORT(attention_floats);
+HWY_EXPORT(attention_backward_head);
+HWY_EXPORT(attention_backward_floats);
+HWY_EXPORT(rotate_rows);
+
+constexpr int64_t kChunk = 512;  // queries of a task of the forward
+
+void check_item(const AttentionShape& shape, const AttentionItem& item) {
+  const int64_t keys = int64_t(shape.kv_heads) * shape.head_dim;
+  CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0);
+  CHECK(item.q.cols == int64_t(shape.heads) * shape.head_dim && item.k.cols == keys && item.v.cols == keys);
+  CHECK(item.v.rows == item.k.rows && item.k.rows >= item.q.rows);
+  CHECK(item.prefix_k.empty() == item.prefix_v.empty() && item.prefix_k.rows == item.prefix_v.rows);
+  CHECK(item.prefix_k.empty() || (item.prefix_k.cols == keys && item.prefix_v.cols == keys));
+  CHECK(item.out.rows == item.q.rows && item.out.cols == item.q.cols);
+  CHECK(item.log_sum.empty() || (item.log_sum.rows == item.q.rows && item.log_sum.cols == shape.heads));
+}
+
+HeadTask head_task(const AttentionShape& shape, const AttentionItem& item, int64_t kv_head, DType compute) {
+  const auto part = [&](const Matrix& x) {
+    return x.empty() ? Matrix() : x.column_range(kv_head * shape.head_dim, shape.head_dim);
+  };
+  HeadTask task;
+  task.item = &item;
+  task.prefix = {part(item.prefix_k), part(item.prefix_v), {}, {}};
+  task.own = {part(item.k), part(item.v), {}, {}};
+  task.kv_head = kv_head;
+  task.group = shape.heads / shape.kv_heads;
+  task.head_dim = shape.head_dim;
+  task.end = item.q.rows;
+  task.scale = shape.scale;
+  task.bf16 = compute == DType::kBF16;
+  return task;
+}
+
+}  // namespace
+
+void CpuBackend::attention(const AttentionShape& shape, std::span<const AttentionItem> items, DType compute) {
+  CHECK(!unsupported(compute));
+  std::vector<HeadTask> tasks;
+  int64_t most_queries = 0;
+  for (const AttentionItem& item : items) {
+    check_item(shape, item);
+    for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+      for (int64_t begin = 0; begin < item.q.rows; begin += kChunk) {
+        HeadTask task = head_task(shape, item, kv_head, compute);
+        task.begin = begin;
+        task.end = std::min(item.q.rows, begin + kChunk);
+        most_queries = std::max(most_queries, task.end - task.begin);
+        tasks.push_back(task);
+      }
+    }
+  }
+  const int64_t floats =
+      HWY_DYNAMIC_DISPATCH(attention_floats)(shape.head_dim, shape.heads / shape.kv_heads, most_queries) + 15;
+  const Buffer scratch = allocate(size_t((floats / 16 * 16) * pool().threads()) * sizeof(float));
+  pool().parallel_for(int64_t(tasks.size()), [&](int64_t i, int worker) {
+    float* const own = reinterpret_cast<float*>(scratch.data()) + floats / 16 * 16 * worker;
+    HWY_DYNAMIC_DISPATCH(attention_head)(tasks[size_t(i)], own);
+  });
+}
+
+// What a prefix receives from an item is summed within the item, then added in the order of the items.
+void CpuBackend::attention_backward(const AttentionShape& shape, std::span<const AttentionBackwardItem> items,
+                                    DType compute) {
+  CHECK(!unsupported(compute));
+  std::vector<HeadTask> tasks;
+  std::vector<Buffer> prefix_gradients;
+  std::vector<UnaryItem> additions;
+  int64_t most_queries = 0;
+  for (const AttentionBackwardItem& item : items) {
+    const AttentionItem& forward = item.forward;
+    check_item(shape, forward);
+    CHECK(forward.k.rows == forward.q.rows && !forward.log_sum.empty());
+    CHECK(item.dout.rows == forward.q.rows && item.dout.cols == forward.q.cols);
+    CHECK(item.dq.rows == forward.q.rows && item.dk.rows == forward.k.rows && item.dv.rows == forward.v.rows);
+    CHECK(forward.prefix_k.empty() == item.dprefix_k.empty() &&
+          forward.prefix_k.empty() == item.dprefix_v.empty());
+    Matrix dprefix_k, dprefix_v;
+    if (!forward.prefix_k.empty()) {
+      const int64_t rows = forward.prefix_k.rows, cols = forward.prefix_k.cols;
+      const Matrix both = prefix_gradients.emplace_back(allocate(size_t(2 * rows * cols) * sizeof(float)))
+                              .matrix(2 * rows, cols);
+      dprefix_k = both.row_range(0, rows);
+      dprefix_v = both.row_range(rows, rows);
+      additions.push_back({dprefix_k, item.dprefix_k});
+      additions.push_back({dprefix_v, item.dprefix_v});
+    }
+    for (int64_t kv_head = 0; kv_head < shape.kv_heads; ++kv_head) {
+      const int64_t column = kv_head * shape.head_dim;
+      HeadTask task = head_task(shape, forward, kv_head, compute);
+      task.dout = item.dout;
+      task.dq = item.dq;
+      task.own.dk = item.dk.column_range(column, shape.head_dim);
+      task.own.dv = item.dv.column_range(column, shape.head_dim);
+      if (!dprefix_k.empty()) {
+        task.prefix.dk = dprefix_k.column_range(column, shape.head_dim);
+        task.prefix.dv = dprefix_v.column_range(column, shape.head_dim);
+      }
+      tasks.push_back(task);
+    }
+    most_queries = std::max(most_queries, forward.q.rows);
+  }
+  const int64_t floats = HWY_DYNAMIC_DISPATCH(attention_backward_floats)(
+                             shape.head_dim, shape.heads / shape.kv_heads, most_queries) +
+                         15;
+  const Buffer scratch = allocate(size_t((floats / 16 * 16) * pool().threads()) * sizeof(float));
+  pool().parallel_for(int64_t(tasks.size()), [&](int64_t i, int worker) {
+    float* const own = reinterpret_cast<float*>(scratch.data()) + floats / 16 * 16 * worker;
+    HWY_DYNAMIC_DISPATCH(attention_backward_head)(tasks[size_t(i)], own);
+  });
+  add(additions);
+}
+
+void CpuBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed) {
+  CHECK(head_dim > 0 && head_dim % 2 == 0 && x.cols % head_dim == 0);
+  CHECK(cos.rows == x.rows && sin.rows == x.rows && cos.cols == head_dim / 2 && sin.cols == head_dim / 2);
+  for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(rotate_rows)(x, cos, sin, head_dim, transposed, begin, end);
+  });
+}
+
+}  // namespace coppice
+#endif

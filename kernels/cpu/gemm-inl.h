@@ -1,0 +1,182 @@
+// The one matrix product of this folder that is not oneDNN's: c = alpha a b or c += alpha a b for the thin
+// products of adapters and the tiles of attention, in float32.
+//
+// Every element of c is one chain of fused multiply-adds over k ascending, whatever the block, the position
+// or the neighbours it is computed with. So a product may be cut into blocks of c anywhere, rows may come in
+// any number, and no bit changes: which no library promises. dnnl_sgemm, measured on the same shapes (Zen 4,
+// one thread, GFLOP/s of 118), promises nothing of the kind and is no faster: x[512,768] A^T[768,16] 82 here
+// 114, h[512,16] B^T[16,768] 99 and 99, dh^T[16,512] x[512,768] 115 and 117, q k^T of 64x64x64 77 and 91, p v
+// 100 and 115.
+//
+// a is read where it stands, by any pair of strides (so transposed costs nothing). b is read where it stands
+// when its columns are contiguous, else transposed into scratch first (transpose_into). Compiled once for
+// each instruction set.
+
+#if defined(COPPICE_KERNELS_CPU_GEMM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef COPPICE_KERNELS_CPU_GEMM_INL_H_
+#undef COPPICE_KERNELS_CPU_GEMM_INL_H_
+#else
+#define COPPICE_KERNELS_CPU_GEMM_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace coppice {
+namespace HWY_NAMESPACE {
+
+constexpr int kTileRows = kLanes >= 16 ? 8 : 4;  // with three vectors: 24 of 32 registers, or 12 of 16
+constexpr int kTileVectors = 3;
+
+// Element (i, k) at data[i * row + k * depth].
+struct LeftOperand {
+  const float* data;
+  int64_t row, depth;
+};
+
+enum class Store { kOverwrite, kAccumulate };
+
+// kRows x (kVectors vectors) of c; the last vector may be a part.
+template <int kRows, int kVectors, typename Last>
+HWY_INLINE void tile(int64_t depth, LeftOperand a, const float* HWY_RESTRICT b, int64_t b_stride,
+                     float* HWY_RESTRICT c, int64_t c_stride, float alpha, Store mode, Last last) {
+  Vec sums[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = set(0);
+  }
+  const float* a_column = a.data;
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec b_row[kVectors];
+    for (int v = 0; v < kVectors - 1; ++v) b_row[v] = load(b + v * kLanes, Whole());
+    b_row[kVectors - 1] = load(b + (kVectors - 1) * kLanes, last);
+    for (int i = 0; i < kRows; ++i) {
+      const Vec value = set(a_column[i * a.row]);
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::MulAdd(value, b_row[v], sums[i][v]);
+    }
+    a_column += a.depth;
+    b += b_stride;
+  }
+  const Vec factor = set(alpha);
+  for (int i = 0; i < kRows; ++i) {
+    float* const row = c + i * c_stride;
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec value = hn::Mul(factor, sums[i][v]);
+      if (v < kVectors - 1) {
+        float* const at = row + v * kLanes;
+        store(mode == Store::kAccumulate ? hn::Add(load(at, Whole()), value) : value, at, Whole());
+      } else {
+        float* const at = row + v * kLanes;
+        store(mode == Store::kAccumulate ? hn::Add(load(at, last), value) : value, at, last);
+      }
+    }
+  }
+}
+
+template <int kRows, int kVectors, typename Last>
+HWY_INLINE void rest_of_rows(int64_t rows, int64_t depth, LeftOperand a, const float* b, int64_t b_stride,
+                             float* c, int64_t c_stride, float alpha, Store mode, Last last) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) {
+      tile<kRows, kVectors>(depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+    } else {
+      rest_of_rows<kRows - 1, kVectors>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+    }
+  }
+}
+
+template <int kVectors, typename Last>
+HWY_NOINLINE void panel(int64_t rows, int64_t depth, LeftOperand a, const float* b, int64_t b_stride,
+                        float* c, int64_t c_stride, float alpha, Store mode, Last last) {
+  int64_t i = 0;
+  for (; i + kTileRows <= rows; i += kTileRows) {
+    const LeftOperand part = {a.data + i * a.row, a.row, a.depth};
+    tile<kTileRows, kVectors>(depth, part, b, b_stride, c + i * c_stride, c_stride, alpha, mode, last);
+  }
+  const LeftOperand part = {a.data + i * a.row, a.row, a.depth};
+  rest_of_rows<kTileRows - 1, kVectors>(rows - i, depth, part, b, b_stride, c + i * c_stride, c_stride, alpha,
+                                        mode, last);
+}
+
+template <typename Last>
+HWY_INLINE void panel_of(int64_t vectors, int64_t rows, int64_t depth, LeftOperand a, const float* b,
+                         int64_t b_stride, float* c, int64_t c_stride, float alpha, Store mode, Last last) {
+  switch (vectors) {
+    case 1:
+      return panel<1>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+    case 2:
+      return panel<2>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+    default:
+      return panel<kTileVectors>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+  }
+}
+
+// c [rows, cols] (+)= alpha a b, with b [depth, cols] of contiguous rows b_stride apart. What is read of b
+// ends at its last column.
+HWY_INLINE void multiply(int64_t rows, int64_t cols, int64_t depth, LeftOperand a, const float* b,
+                         int64_t b_stride, float* c, int64_t c_stride, float alpha, Store mode) {
+  for (int64_t begin = 0; begin < cols;) {
+    const int64_t left = (cols - begin + kLanes - 1) / kLanes;
+    const int64_t vectors =
+        left == 4 ? 2 : std::min<int64_t>(left, kTileVectors);  // 2 + 2 is better than 3 + 1
+    const int64_t part = cols - begin - (vectors - 1) * kLanes;
+    if (part >= kLanes) {
+      panel_of(vectors, rows, depth, a, b + begin, b_stride, c + begin, c_stride, alpha, mode, Whole());
+    } else {
+      panel_of(vectors, rows, depth, a, b + begin, b_stride, c + begin, c_stride, alpha, mode, Part{part});
+    }
+    begin += vectors * kLanes;
+  }
+}
+
+// Writes the transpose of from [rows, cols], element (r, c) at from[r * stride + c], to `to` [cols,
+// to_stride], with to_stride >= rows; columns from rows to to_stride are left as they are.
+HWY_INLINE void transpose_into(const float* HWY_RESTRICT from, int64_t rows, int64_t cols, int64_t stride,
+                               float* HWY_RESTRICT to, int64_t to_stride) {
+  const hn::FixedTag<float, 4> four;
+  const int64_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
+  for (int64_t c = 0; c < whole_cols; c += 4) {
+    for (int64_t r = 0; r < whole_rows; r += 4) {
+      const float* const at = from + r * stride + c;
+      const auto r0 = hn::LoadU(four, at), r1 = hn::LoadU(four, at + stride),
+                 r2 = hn::LoadU(four, at + 2 * stride), r3 = hn::LoadU(four, at + 3 * stride);
+      const auto low01 = hn::InterleaveLower(four, r0, r1), low23 = hn::InterleaveLower(four, r2, r3);
+      const auto high01 = hn::InterleaveUpper(four, r0, r1), high23 = hn::InterleaveUpper(four, r2, r3);
+      float* const out = to + c * to_stride + r;
+      hn::StoreU(hn::ConcatLowerLower(four, low23, low01), four, out);
+      hn::StoreU(hn::ConcatUpperUpper(four, low23, low01), four, out + to_stride);
+      hn::StoreU(hn::ConcatLowerLower(four, high23, high01), four, out + 2 * to_stride);
+      hn::StoreU(hn::ConcatUpperUpper(four, high23, high01), four, out + 3 * to_stride);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c)
+      to[c * to_stride + r] = from[r * stride + c];
+  }
+}
+
+// x in place, [rows, cols], as bfloat16 values.
+HWY_INLINE void round_in_place(float* x, int64_t rows, int64_t cols, int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const row = x + r * stride;
+    for_columns(cols, [row](int64_t c, auto part)
+                          HWY_ATTR { store(round_to_bfloat16(load(row + c, part)), row + c, part); });
+  }
+}
+
+// from [rows, cols] to `to`, dense, as bfloat16 values.
+HWY_INLINE void round_into(const float* from, int64_t rows, int64_t cols, int64_t stride, float* to) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* const in = from + r * stride;
+    float* const out = to + r * cols;
+    for_columns(cols, [in, out](int64_t c, auto part)
+                          HWY_ATTR { store(round_to_bfloat16(load(in + c, part)), out + c, part); });
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace coppice
+HWY_AFTER_NAMESPACE();
+
+#endif

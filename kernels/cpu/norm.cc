@@ -1,0 +1,89 @@
+// Root mean square norm (Zhang and Sennrich, 2019): y = x * r * weight, r = 1 / sqrt(mean(x^2) + epsilon).
+// Sums in float32, in an order that the number of columns fixes.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/norm.cc"
+#include <hwy/foreach_target.h>
+
+#include <cmath>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace coppice {
+namespace HWY_NAMESPACE {
+namespace {
+
+void norm_rows(Matrix x, const float* weight, float epsilon, Matrix y, Matrix inverse_rms, int64_t begin,
+               int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    const float* const in = f32_row(x, row);
+    float* const out = f32_row(y, row);
+    const float squares = sum_columns(x.cols, [in](int64_t c, auto part) HWY_ATTR {
+      const Vec value = load(in + c, part);
+      return hn::Mul(value, value);
+    });
+    const float r = float(1 / std::sqrt(double(squares) / double(x.cols) + double(epsilon)));
+    for_columns(x.cols, [=](int64_t c, auto part) HWY_ATTR {
+      store(hn::Mul(hn::Mul(load(in + c, part), set(r)), load(weight + c, part)), out + c, part);
+    });
+    f32_row(inverse_rms, row)[0] = r;
+  }
+}
+
+// dx = r * (g - x * r^2 * mean(g * x)), g = dy * weight; dx may be dy.
+void norm_backward_rows(Matrix x, const float* weight, Matrix inverse_rms, Matrix dy, Matrix dx,
+                        bool accumulate, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    const float *const in = f32_row(x, row), *const d = f32_row(dy, row);
+    float* const out = f32_row(dx, row);
+    const float r = f32_row(inverse_rms, row)[0];
+    const float product = sum_columns(x.cols, [=](int64_t c, auto part) HWY_ATTR {
+      return hn::Mul(hn::Mul(load(d + c, part), load(weight + c, part)), load(in + c, part));
+    });
+    const float factor = float(double(r) * r * product / double(x.cols));
+    for_columns(x.cols, [=](int64_t c, auto part) HWY_ATTR {
+      const Vec g = hn::Mul(load(d + c, part), load(weight + c, part));
+      const Vec gradient = hn::Mul(set(r), hn::NegMulAdd(load(in + c, part), set(factor), g));
+      store(accumulate ? hn::Add(load(out + c, part), gradient) : gradient, out + c, part);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace coppice
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include "common/base/check.h"
+
+namespace coppice {
+namespace {
+
+HWY_EXPORT(norm_rows);
+HWY_EXPORT(norm_backward_rows);
+
+}  // namespace
+
+void CpuBackend::rms_norm(Matrix x, Matrix weight, float epsilon, Matrix y, Matrix inverse_rms) {
+  CHECK(y.rows == x.rows && y.cols == x.cols && weight.rows == 1 && weight.cols == x.cols);
+  CHECK(inverse_rms.rows == x.rows && inverse_rms.cols == 1);
+  for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(norm_rows)(x, weight.as<float>(), epsilon, y, inverse_rms, begin, end);
+  });
+}
+
+void CpuBackend::rms_norm_backward(Matrix x, Matrix weight, Matrix inverse_rms, Matrix dy, Matrix dx,
+                                   bool accumulate) {
+  CHECK(dy.rows == x.rows && dy.cols == x.cols && dx.rows == x.rows && dx.cols == x.cols);
+  CHECK(weight.cols == x.cols && inverse_rms.rows == x.rows && inverse_rms.cols == 1);
+  for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(norm_backward_rows)
+    (x, weight.as<float>(), inverse_rms, dy, dx, accumulate, begin, end);
+  });
+}
+
+}  // namespace coppice
+#endif

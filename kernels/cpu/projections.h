@@ -1,0 +1,40 @@
+#pragma once
+// Frozen projections through oneDNN, the only place that knows it. A weight is cut into blocks of columns of
+// the product and packed once, as oneDNN likes it; a product runs in tiles of a fixed number of rows, and a
+// task of the pool is one call of one primitive on one (row tile, column block). Tile, block and primitive
+// depend on (inputs, outputs, dtype) alone, the last tile is filled up with zero rows, and the library never
+// threads by itself: so a row's bits know neither its neighbours nor the threads (design, section 4).
+//
+// The backward dx = dy W has blocks of its own, packed from the forward's on first use: forward-only programs
+// never pay for them.
+//
+// Thread: compute thread. Errors: kExhausted; kFailed where oneDNN fails, with what it was asked.
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace coppice {
+
+class Projections {
+ public:
+  Projections(Backend& backend, ThreadPool& pool);  // both outlive it
+  ~Projections();
+
+  static std::string instruction_set();                 // oneDNN's name for what it uses
+  std::optional<std::string> bf16_unsupported() const;  // why, if so
+
+  std::unique_ptr<FrozenWeight> prepare(const TensorView& weight, DType compute);
+  // y = x W^T + bias; bias may be empty.
+  void forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y);
+  // dx = dy W, or dx += dy W.
+  void backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace coppice

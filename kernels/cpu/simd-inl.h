@@ -1,0 +1,154 @@
+// Vectors of float32 for the kernels of this folder: loads and stores of whole and partial vectors, a row
+// walked by its columns, sums and maxima of a row in a fixed order, and the functions that Highway lacks or
+// whose edges (infinities, NaN) matter here. Compiled once for each instruction set, by hwy/foreach_target.h:
+// hence the guard that lets it in again.
+//
+// What keeps bits equal: an element's value never depends on the lane or the part of a vector it sits in, and
+// what is summed over a row is summed by column number alone.
+
+#if defined(COPPICE_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef COPPICE_KERNELS_CPU_SIMD_INL_H_
+#undef COPPICE_KERNELS_CPU_SIMD_INL_H_
+#else
+#define COPPICE_KERNELS_CPU_SIMD_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+#include <limits>
+
+HWY_BEFORE_NAMESPACE();
+namespace coppice {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Floats = hn::ScalableTag<float>;
+using Ints = hn::ScalableTag<int32_t>;
+using Words = hn::ScalableTag<uint32_t>;
+using Vec = hn::Vec<Floats>;
+constexpr int64_t kLanes = int64_t(hn::MaxLanes(Floats()));
+
+HWY_INLINE Vec set(float value) {
+  return hn::Set(Floats(), value);
+}
+
+// All lanes, or the first `count` of them. Lanes beyond are read as 0 and never touched in memory (AVX2 and
+// AVX-512 have masked loads and stores that do not fault there; the folder is compiled for nothing less).
+struct Whole {};
+struct Part {
+  int64_t count;
+};
+
+HWY_INLINE Vec load(const float* from, Whole) {
+  return hn::LoadU(Floats(), from);
+}
+HWY_INLINE void store(Vec value, float* to, Whole) {
+  hn::StoreU(value, Floats(), to);
+}
+
+HWY_INLINE Vec load(const float* from, Part part) {
+  return hn::MaskedLoad(hn::FirstN(Floats(), size_t(part.count)), Floats(), from);
+}
+HWY_INLINE void store(Vec value, float* to, Part part) {
+  hn::BlendedStore(value, hn::FirstN(Floats(), size_t(part.count)), Floats(), to);
+}
+
+// body(column, Whole or Part) over the columns of a row.
+template <typename Body>
+HWY_INLINE void for_columns(int64_t cols, const Body& body) {
+  int64_t c = 0;
+  for (; c + kLanes <= cols; c += kLanes) body(c, Whole());
+  if (c < cols) body(c, Part{cols - c});
+}
+
+HWY_INLINE float sum_of(Vec value) {
+  return hn::GetLane(hn::SumOfLanes(Floats(), value));
+}
+HWY_INLINE float max_of(Vec value) {
+  return hn::GetLane(hn::MaxOfLanes(Floats(), value));
+}
+
+// Sum over the columns of term(column, part), in four chains; a partial vector's terms must be 0 beyond its
+// part.
+template <typename Term>
+HWY_INLINE float sum_columns(int64_t cols, const Term& term) {
+  Vec s0 = set(0), s1 = set(0), s2 = set(0), s3 = set(0);
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= cols; c += 4 * kLanes) {
+    s0 = hn::Add(s0, term(c, Whole()));
+    s1 = hn::Add(s1, term(c + kLanes, Whole()));
+    s2 = hn::Add(s2, term(c + 2 * kLanes, Whole()));
+    s3 = hn::Add(s3, term(c + 3 * kLanes, Whole()));
+  }
+  for (; c + kLanes <= cols; c += kLanes) s0 = hn::Add(s0, term(c, Whole()));
+  if (c < cols) s1 = hn::Add(s1, term(c, Part{cols - c}));
+  return sum_of(hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+}
+
+// Round to nearest bfloat16, ties to even, kept as float32; NaN stays NaN. Word for word round_to_bf16
+// (dtype.h).
+HWY_INLINE Vec round_to_bfloat16(Vec value) {
+  const Words words;
+  const auto bits = hn::BitCast(words, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1));
+  const auto up = hn::Add(hn::Add(bits, hn::Set(words, 0x7fff)), odd);
+  const auto quiet = hn::Or(bits, hn::Set(words, 0x400000));
+  const auto is_nan = hn::RebindMask(words, hn::Ne(value, value));
+  return hn::BitCast(Floats(), hn::And(hn::IfThenElse(is_nan, quiet, up), hn::Set(words, 0xffff0000u)));
+}
+
+// exp(x) = 2^n exp(r), |r| <= log(2) / 2. The polynomial's error is 4e-9 of the value, the whole about 1 ulp;
+// overflow gives infinity, underflow goes through the denormals to 0, NaN stays.
+HWY_INLINE Vec exp(Vec x) {
+  const Floats f;
+  const Ints ints;
+  const Vec bounded = hn::Max(set(-104.0f), hn::Min(set(89.0f), x));  // in this order a NaN comes through
+  const Vec n = hn::Round(hn::Mul(bounded, set(1.44269504088896341f)));
+  Vec r = hn::NegMulAdd(n, set(0.693145751953125f), bounded);
+  r = hn::NegMulAdd(n, set(1.42860682030941723e-6f), r);
+  Vec p = hn::MulAdd(r, set(0.001395172f), set(0.008369599f));
+  p = hn::MulAdd(r, p, set(0.041666187f));
+  p = hn::MulAdd(r, p, set(0.16666512f));
+  p = hn::MulAdd(r, p, set(0.5f));
+  p = hn::Add(set(1.0f), hn::MulAdd(hn::Mul(r, r), p, r));
+  // 2^n in two factors: n reaches from -150 to 128.
+  const auto whole = hn::ConvertTo(ints, n);
+  const auto half = hn::ShiftRight<1>(whole), rest = hn::Sub(whole, half), bias = hn::Set(ints, 127);
+  const Vec scale1 = hn::BitCast(f, hn::ShiftLeft<23>(hn::Add(half, bias)));
+  const Vec scale2 = hn::BitCast(f, hn::ShiftLeft<23>(hn::Add(rest, bias)));
+  return hn::Mul(hn::Mul(p, scale1), scale2);
+}
+
+HWY_INLINE Vec sigmoid(Vec x) {
+  return hn::Div(set(1.0f), hn::Add(set(1.0f), exp(hn::Neg(x))));
+}
+
+// erf(x) = x P(x^2) for |x| <= 1, sign(x) (1 - exp(Q(|x|))) above, Q fitted to log(erfc); 1 from |x| = 4 on.
+// Both fits are closer than 2e-9.
+HWY_INLINE Vec erf(Vec x) {
+  const Vec size = hn::Abs(x), square = hn::Mul(x, x);
+  Vec p = hn::MulAdd(square, set(7.8538615e-05f), set(-0.00080101937f));
+  p = hn::MulAdd(square, p, set(0.0051883277f));
+  p = hn::MulAdd(square, p, set(-0.026853813f));
+  p = hn::MulAdd(square, p, set(0.112835854f));
+  p = hn::MulAdd(square, p, set(-0.37612626f));
+  const Vec inner = hn::Mul(x, hn::MulAdd(square, p, set(1.1283791f)));
+  const Vec t = hn::Sub(hn::Min(set(4.0f), size), set(2.5f));
+  Vec q = hn::MulAdd(t, set(-2.1686757e-05f), set(6.181697e-05f));
+  q = hn::MulAdd(t, q, set(-0.00043091437f));
+  q = hn::MulAdd(t, q, set(0.0021665234f));
+  q = hn::MulAdd(t, q, set(-0.010853499f));
+  q = hn::MulAdd(t, q, set(-0.9438918f));
+  q = hn::MulAdd(t, q, set(-5.3526807f));
+  q = hn::MulAdd(t, q, set(-7.806815f));
+  const Vec outer = hn::CopySignToAbs(hn::Sub(set(1.0f), exp(q)), x);
+  return hn::IfThenElse(hn::Le(size, set(1.0f)), inner, outer);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace coppice
+HWY_AFTER_NAMESPACE();
+
+#endif

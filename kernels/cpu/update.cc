@@ -1,0 +1,152 @@
+// Optimizer updates with the very arithmetic of kernels/ref/update.cc, element by element, and the norm that
+// clipping needs.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/update.cc"
+#include <hwy/foreach_target.h>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd-inl.h"
+
+namespace coppice {
+#ifndef COPPICE_KERNELS_CPU_UPDATE_ONCE
+#define COPPICE_KERNELS_CPU_UPDATE_ONCE
+// What no element changes, computed in double and rounded once.
+struct AdamWFactors {
+  float gradient, keep, take1, beta2, take2, size, correction, epsilon;
+};
+struct SgdFactors {
+  float gradient, decay, rate, momentum;
+  bool first;
+};
+#endif
+}  // namespace coppice
+
+HWY_BEFORE_NAMESPACE();
+namespace coppice {
+namespace HWY_NAMESPACE {
+namespace {
+
+void adamw_row(const AdamWFactors& f, int64_t cols, const float* gradient, float* w, float* m, float* v) {
+  for_columns(cols, [=](int64_t c, auto part) HWY_ATTR {
+    const Vec g = hn::Mul(load(gradient + c, part), set(f.gradient));
+    const Vec kept = hn::Mul(load(w + c, part), set(f.keep)), m0 = load(m + c, part);
+    const Vec m1 = hn::Add(m0, hn::Mul(set(f.take1), hn::Sub(g, m0)));
+    const Vec v1 = hn::Add(hn::Mul(set(f.beta2), load(v + c, part)), hn::Mul(hn::Mul(set(f.take2), g), g));
+    const Vec root = hn::Add(hn::Div(hn::Sqrt(v1), set(f.correction)), set(f.epsilon));
+    store(m1, m + c, part);
+    store(v1, v + c, part);
+    store(hn::Sub(kept, hn::Mul(set(f.size), hn::Div(m1, root))), w + c, part);
+  });
+}
+
+// buffer null: without momentum.
+void sgd_row(const SgdFactors& f, int64_t cols, const float* gradient, float* w, float* buffer) {
+  for_columns(cols, [=](int64_t c, auto part) HWY_ATTR {
+    const Vec before = load(w + c, part);
+    Vec g = hn::Add(hn::Mul(load(gradient + c, part), set(f.gradient)), hn::Mul(set(f.decay), before));
+    if (buffer != nullptr) {
+      if (!f.first) g = hn::Add(hn::Mul(set(f.momentum), load(buffer + c, part)), g);
+      store(g, buffer + c, part);
+    }
+    store(hn::Sub(before, hn::Mul(set(f.rate), g)), w + c, part);
+  });
+}
+
+// In double, in four chains by column number.
+double squares_of_row(const float* x, int64_t cols) {
+  const hn::ScalableTag<double> doubles;
+  const hn::Rebind<float, hn::ScalableTag<double>> halves;
+  constexpr int64_t kHalf = kLanes / 2;
+  auto s0 = hn::Zero(doubles), s1 = hn::Zero(doubles), s2 = hn::Zero(doubles), s3 = hn::Zero(doubles);
+  const auto chain = [&](auto& sum, const float* from) HWY_ATTR {
+    const auto value = hn::PromoteTo(doubles, hn::LoadU(halves, from));
+    sum = hn::MulAdd(value, value, sum);
+  };
+  int64_t c = 0;
+  for (; c + 4 * kHalf <= cols; c += 4 * kHalf) {
+    chain(s0, x + c);
+    chain(s1, x + c + kHalf);
+    chain(s2, x + c + 2 * kHalf);
+    chain(s3, x + c + 3 * kHalf);
+  }
+  double sum = hn::GetLane(hn::SumOfLanes(doubles, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
+  for (; c < cols; ++c) sum += double(x[c]) * x[c];
+  return sum;
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace coppice
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include <cmath>
+
+#include "common/base/check.h"
+
+namespace coppice {
+namespace {
+
+HWY_EXPORT(adamw_row);
+HWY_EXPORT(sgd_row);
+HWY_EXPORT(squares_of_row);
+
+void check_same(const Matrix& a, const Matrix& b) {
+  CHECK(a.rows == b.rows && a.cols == b.cols && a.dtype == DType::kF32 && b.dtype == DType::kF32);
+}
+
+}  // namespace
+
+void CpuBackend::adamw(const AdamWStep& step, Matrix parameter, Matrix gradient, Matrix first_moment,
+                       Matrix second_moment) {
+  for (const Matrix& x : {gradient, first_moment, second_moment}) check_same(parameter, x);
+  CHECK(step.step >= 1);
+  const double beta1 = step.beta1, beta2 = step.beta2, rate = step.learning_rate, t = double(step.step);
+  const AdamWFactors factors = {step.gradient_factor,
+                                float(1 - rate * step.weight_decay),
+                                float(1 - beta1),
+                                step.beta2,
+                                float(1 - beta2),
+                                float(rate / (1 - std::pow(beta1, t))),
+                                float(std::sqrt(1 - std::pow(beta2, t))),
+                                step.epsilon};
+  for_rows(parameter.rows, parameter.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      HWY_DYNAMIC_DISPATCH(adamw_row)
+      (factors, parameter.cols, f32_row(gradient, r), f32_row(parameter, r), f32_row(first_moment, r),
+       f32_row(second_moment, r));
+    }
+  });
+}
+
+void CpuBackend::sgd(const SgdStep& step, Matrix parameter, Matrix gradient, Matrix momentum) {
+  check_same(parameter, gradient);
+  CHECK(step.step >= 1 && momentum.empty() == (step.momentum == 0));
+  if (!momentum.empty()) check_same(parameter, momentum);
+  const SgdFactors factors = {step.gradient_factor, step.weight_decay, step.learning_rate, step.momentum,
+                              step.step == 1};
+  for_rows(parameter.rows, parameter.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      HWY_DYNAMIC_DISPATCH(sgd_row)
+      (factors, parameter.cols, f32_row(gradient, r), f32_row(parameter, r),
+       momentum.empty() ? nullptr : f32_row(momentum, r));
+    }
+  });
+}
+
+// The rows' sums are added in the order of the rows.
+double CpuBackend::squared_norm(Matrix x) {
+  CHECK(x.dtype == DType::kF32);
+  std::vector<double> sums(size_t(x.rows), 0.0);
+  for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      sums[size_t(r)] = HWY_DYNAMIC_DISPATCH(squares_of_row)(f32_row(x, r), x.cols);
+  });
+  double sum = 0;
+  for (const double row : sums) sum += row;
+  return sum;
+}
+
+}  // namespace coppice
+#endif
