@@ -167,6 +167,21 @@ class BottleneckConfig : public MethodConfig {
 class Bottleneck : public Method {
  public:
   std::string_view peft_type() const override { return "BOTTLENECK"; }
+  std::vector<MethodExample> examples() const override {
+    return {
+        {parse_json(R"({"peft_type": "BOTTLENECK", "config": "houlsby", "reduction_factor": 3})", "example"),
+         true},
+        {parse_json(
+             R"({"peft_type": "BOTTLENECK", "config": "pfeiffer", "bottleneck_size": 7, "non_linearity": "gelu",
+                            "leave_out": [0, 1]})",
+             "example"),
+         true},
+        {parse_json(
+             R"({"peft_type": "BOTTLENECK", "mh_adapter": true, "output_adapter": false, "bottleneck_size": 1,
+                            "non_linearity": "gelu_new", "init_weights": "bert", "layers_to_transform": [1, 3]})",
+             "example"),
+         false}};
+  }
   std::unique_ptr<MethodConfig> configure(const Json& keys, const BackboneConfig& backbone,
                                           const std::string& where) const override {
     return std::make_unique<BottleneckConfig>(*this, keys, backbone, where);

@@ -95,6 +95,22 @@ class Ia3Config : public MethodConfig {
 class Ia3 : public Method {
  public:
   std::string_view peft_type() const override { return "IA3"; }
+  std::vector<MethodExample> examples() const override {
+    return {
+        {parse_json(R"({"peft_type": "IA3", "target_modules": ["k_proj", "v_proj", "down_proj"],
+                            "feedforward_modules": ["down_proj"]})",
+                    "example"),
+         true},
+        {parse_json(
+             R"({"peft_type": "IA3", "target_modules": "all-linear", "feedforward_modules": ".*(q|gate)_proj",
+                            "init_ia3_weights": false})",
+             "example"),
+         false},
+        {parse_json(
+             R"({"peft_type": "IA3", "target_modules": ["lm_head", "o_proj"], "feedforward_modules": []})",
+             "example"),
+         true}};
+  }
   std::unique_ptr<MethodConfig> configure(const Json& keys, const BackboneConfig& backbone,
                                           const std::string& where) const override {
     return std::make_unique<Ia3Config>(*this, keys, backbone, where);

@@ -124,10 +124,18 @@ class HookContext {
   virtual bool backward_follows(const HookUse& use) const = 0;
 };
 
+// The keys of a small job, for the contract tests, which put every registered method through its paces.
+struct MethodExample {
+  Json keys;
+  bool identity = false;  // at version 0 the backbone computes what it does without the adapter
+};
+
 class Method {
  public:
   virtual ~Method() = default;
   virtual std::string_view peft_type() const = 0;  // "LORA"
+  // Together they use everything that the method has, on any backbone of four layers with the usual names of modules.
+  virtual std::vector<MethodExample> examples() const { return {}; }
   // keys: of the job file's method block or of an adapter_config.json; where: its path for errors. Every key of peft's config is
   // accepted at its neutral value, supported, or refused by name.
   virtual std::unique_ptr<MethodConfig> configure(const Json& keys, const BackboneConfig& backbone,

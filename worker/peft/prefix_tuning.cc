@@ -91,6 +91,12 @@ class PrefixConfig : public MethodConfig {
 class PrefixTuning : public Method {
  public:
   std::string_view peft_type() const override { return "PREFIX_TUNING"; }
+  std::vector<MethodExample> examples() const override {
+    return {{parse_json(R"({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5})", "example"), false},
+            {parse_json(R"({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 1, "init_weights": "zero"})",
+                        "example"),
+             false}};
+  }
   std::unique_ptr<MethodConfig> configure(const Json& keys, const BackboneConfig& backbone,
                                           const std::string& where) const override {
     return std::make_unique<PrefixConfig>(*this, keys, backbone, where);
