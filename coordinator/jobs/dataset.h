@@ -1,8 +1,9 @@
 #pragma once
-// A job's data: JSONL rows tokenized once. Rows are {"text"}, {"prompt","completion"}, {"instruction","input","output"} (Alpaca
-// template unless data.template) or {"input_ids","labels"?}. Prompt and completion are tokenized jointly, BOS as the tokenizer adds
-// it, EOS closes a completion and a text. Labels follow HF: labels[i] is what should stand at i (the shift is done in the loss), -100
-// is ignored. Thread: any. Errors: kInvalid with file and line, before training starts.
+// A job's data: JSONL rows tokenized once. Rows are {"text"}, {"prompt","completion"},
+// {"instruction","input","output"} (Alpaca template unless data.template) or {"input_ids","labels"?}. Prompt
+// and completion are tokenized jointly, BOS as the tokenizer adds it, EOS closes a completion and a text.
+// Labels follow HF: labels[i] is what should stand at i (the shift is done in the loss), -100 is ignored.
+// Thread: any. Errors: kInvalid with file and line, before training starts.
 
 #include <cstdint>
 #include <optional>
@@ -19,7 +20,8 @@ constexpr int32_t kIgnored = -100;
 struct Example {
   std::vector<int32_t> tokens;
   std::vector<int32_t> labels;  // as many as tokens
-  int64_t targets(bool virtual_rows) const;  // labels that count: not kIgnored, and the first only after virtual rows
+  int64_t targets(
+      bool virtual_rows) const;  // labels that count: not kIgnored, and the first only after virtual rows
 };
 
 struct Dataset {
@@ -29,11 +31,13 @@ struct Dataset {
   uint64_t fingerprint = 0;            // of all tokens and labels
 };
 
-// tokenizer: may be null where the rows are input_ids (needed otherwise: kInvalid). vocabulary: ids are checked against it.
-Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer, int64_t vocabulary,
-                     bool virtual_rows);
+// tokenizer: may be null where the rows are input_ids (needed otherwise: kInvalid). vocabulary: ids are
+// checked against it.
+Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
+                     int64_t vocabulary, bool virtual_rows);
 
-// The evaluation set: from its file, or split off the training set (seeded, deterministic); empty where neither is asked for.
+// The evaluation set: from its file, or split off the training set (seeded, deterministic); empty where
+// neither is asked for.
 struct JobData {
   Dataset train;
   Dataset eval;
