@@ -15,16 +15,36 @@ namespace coppice {
 namespace HWY_NAMESPACE {
 namespace {
 
+using Doubles = hn::ScalableTag<double>;
+
+// Sum over the columns of a b, or of a b w; every product in double.
+HWY_INLINE double sum_products(int64_t cols, const float* a, const float* b, const float* w) {
+  const Doubles doubles;
+  const hn::Rebind<float, Doubles> halves;
+  constexpr int64_t kHalf = kLanes / 2;
+  auto even = hn::Zero(doubles), odd = hn::Zero(doubles);
+  const auto chain = [&](auto& sum, int64_t c) HWY_ATTR {
+    auto value = hn::PromoteTo(doubles, hn::LoadU(halves, a + c));
+    if (w != nullptr) value = hn::Mul(value, hn::PromoteTo(doubles, hn::LoadU(halves, w + c)));
+    sum = hn::MulAdd(value, hn::PromoteTo(doubles, hn::LoadU(halves, b + c)), sum);
+  };
+  int64_t c = 0;
+  for (; c + kLanes <= cols; c += kLanes) {
+    chain(even, c);
+    chain(odd, c + kHalf);
+  }
+  double sum = hn::GetLane(hn::SumOfLanes(doubles, hn::Add(even, odd)));
+  for (; c < cols; ++c) sum += double(a[c]) * (w != nullptr ? w[c] : 1.0f) * b[c];
+  return sum;
+}
+
 void norm_rows(Matrix x, const float* weight, float epsilon, Matrix y, Matrix inverse_rms, int64_t begin,
                int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const float* const in = f32_row(x, row);
     float* const out = f32_row(y, row);
-    const float squares = sum_columns(x.cols, [in](int64_t c, auto part) HWY_ATTR {
-      const Vec value = load(in + c, part);
-      return hn::Mul(value, value);
-    });
-    const float r = float(1 / std::sqrt(double(squares) / double(x.cols) + double(epsilon)));
+    const double squares = sum_products(x.cols, in, in, nullptr);
+    const float r = float(1 / std::sqrt(squares / double(x.cols) + double(epsilon)));
     for_columns(x.cols, [=](int64_t c, auto part) HWY_ATTR {
       store(hn::Mul(hn::Mul(load(in + c, part), set(r)), load(weight + c, part)), out + c, part);
     });
@@ -39,13 +59,11 @@ void norm_backward_rows(Matrix x, const float* weight, Matrix inverse_rms, Matri
     const float *const in = f32_row(x, row), *const d = f32_row(dy, row);
     float* const out = f32_row(dx, row);
     const float r = f32_row(inverse_rms, row)[0];
-    const float product = sum_columns(x.cols, [=](int64_t c, auto part) HWY_ATTR {
-      return hn::Mul(hn::Mul(load(d + c, part), load(weight + c, part)), load(in + c, part));
-    });
+    const double product = sum_products(x.cols, d, in, weight);
     const float factor = float(double(r) * r * product / double(x.cols));
     for_columns(x.cols, [=](int64_t c, auto part) HWY_ATTR {
       const Vec g = hn::Mul(load(d + c, part), load(weight + c, part));
-      const Vec gradient = hn::Mul(set(r), hn::NegMulAdd(load(in + c, part), set(factor), g));
+      const Vec gradient = hn::Mul(set(r), hn::Sub(g, hn::Mul(load(in + c, part), set(factor))));
       store(accumulate ? hn::Add(load(out + c, part), gradient) : gradient, out + c, part);
     });
   }
