@@ -31,7 +31,9 @@ std::string file_of(const std::string& header, const std::string& data) {
 }
 
 void put(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc).write(bytes.data(), std::streamsize(bytes.size()));
+  // A new file: cutting an old one makes some file systems sync.
+  std::filesystem::remove(path);
+  std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
 }
 
 class SafetensorsTest : public ::testing::Test {

@@ -22,24 +22,22 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-BackboneConfig small_backbone() {
-  return parse_backbone_config(
+BackboneConfig small_backbone(int64_t layers) {
+  Json config =
       parse_json(R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
-    "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 20,
+    "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 20,
     "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": false})",
-                 "config"),
-      "config");
+                 "config");
+  config["num_hidden_layers"] = layers;
+  return parse_backbone_config(config, "config");
 }
 
-// One config of every kind that there is; a new method stands here or the test below fails.
-const char* const kMethods[] = {
-    R"({"peft_type": "LORA", "r": 3, "target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 2}})",
-    R"({"peft_type": "LORA", "r": 2, "target_modules": ["embed_tokens", "lm_head"]})",
-    R"({"peft_type": "IA3", "target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]})",
-    R"({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3})",
-    R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4})",
-    R"({"peft_type": "BOTTLENECK", "config": "houlsby", "reduction_factor": 4})",
-};
+const char* const kLora =
+    R"({"peft_type": "LORA", "r": 3, "target_modules": ["q_proj", "down_proj"], "rank_pattern": {"down_proj": 2}})";
+const char* const kLoraAtBothEnds =
+    R"({"peft_type": "LORA", "r": 2, "target_modules": ["embed_tokens", "lm_head"]})";
+const char* const kPrefix = R"({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3})";
+const char* const kPrompt = R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4})";
 
 class HuggingFaceTest : public ::testing::Test {
  protected:
@@ -78,32 +76,33 @@ class HuggingFaceTest : public ::testing::Test {
   }
 
   TestFolder folder_;
-  BackboneConfig backbone_ = small_backbone();
+  BackboneConfig backbone_ = small_backbone(2);
   std::string adapter_ = folder_.file("a");
   std::string model_ = adapter_ + "/adapter_model.safetensors";
   std::string config_ = adapter_ + "/adapter_config.json";
 };
 
 TEST_F(HuggingFaceTest, EveryMethodComesBackToTheBit) {
-  std::set<std::string_view> kinds;
-  for (const char* keys : kMethods) {
-    SCOPED_TRACE(keys);
-    const std::vector<Tensor> tensors = write(keys);
-    const ImportedAdapter adapter = import_adapter(adapter_, backbone_);
-    kinds.insert(adapter.config->method().peft_type());
-    ASSERT_EQ(adapter.tensors.size(), tensors.size());
-    for (size_t t = 0; t < tensors.size(); ++t) {
-      EXPECT_EQ(adapter.tensors[t].shape, tensors[t].shape);
-      EXPECT_EQ(adapter.tensors[t].values, tensors[t].values) << adapter.config->tensors()[t].name;
+  backbone_ = small_backbone(4);
+  for (const Method* method : methods()) {
+    EXPECT_FALSE(method->examples().empty()) << method->peft_type();
+    for (const MethodExample& example : method->examples()) {
+      SCOPED_TRACE(example.keys.dump());
+      const std::vector<Tensor> tensors = write(example.keys.dump());
+      const ImportedAdapter adapter = import_adapter(adapter_, backbone_);
+      EXPECT_EQ(&adapter.config->method(), method);
+      ASSERT_EQ(adapter.tensors.size(), tensors.size());
+      for (size_t t = 0; t < tensors.size(); ++t) {
+        EXPECT_EQ(adapter.tensors[t].shape, tensors[t].shape);
+        EXPECT_EQ(adapter.tensors[t].values, tensors[t].values) << adapter.config->tensors()[t].name;
+      }
+      // What was imported exports to the same bytes.
+      const std::string config = read_file(config_), model = read_file(model_);
+      export_adapter(adapter_, *adapter.config, adapter.tensors, "models/small");
+      EXPECT_EQ(read_file(config_), config);
+      EXPECT_EQ(read_file(model_), model);
     }
-    // What was imported exports to the same bytes.
-    const std::string config = read_file(config_), model = read_file(model_);
-    export_adapter(adapter_, *adapter.config, adapter.tensors, "models/small");
-    EXPECT_EQ(read_file(config_), config);
-    EXPECT_EQ(read_file(model_), model);
   }
-  for (const Method* method : methods())
-    EXPECT_TRUE(kinds.contains(method->peft_type())) << method->peft_type();
 }
 
 TEST_F(HuggingFaceTest, NamesTensorsAsPeftDoes) {
@@ -157,7 +156,7 @@ TEST_F(HuggingFaceTest, NamesAMissingFolderOrFile) {
   const Error none = error_of([&] { import_adapter(folder_.file("none"), backbone_); });
   EXPECT_EQ(none.code(), ErrorCode::kNotFound);
   EXPECT_EQ(none.what(), folder_.file("none") + ": no such folder");
-  write(kMethods[0]);
+  write(kLora);
   fs::remove(model_);
   EXPECT_EQ(import_error().code(), ErrorCode::kNotFound);
   EXPECT_EQ(import_error().what(), adapter_ + ": holds no adapter_model.safetensors");
@@ -168,7 +167,7 @@ TEST_F(HuggingFaceTest, NamesAMissingFolderOrFile) {
 }
 
 TEST_F(HuggingFaceTest, NamesFileAndKeyOfABadConfig) {
-  write(kMethods[0]);
+  write(kLora);
   const auto with = [&](const std::string& text) {
     write_file_atomically(config_, text);
     return std::string(import_error().what());
@@ -187,7 +186,7 @@ TEST_F(HuggingFaceTest, NamesFileAndKeyOfABadConfig) {
 TEST_F(HuggingFaceTest, RefusesTensorsThatDoNotFitByName) {
   const std::string a = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
   const auto error_after = [&](const std::function<void(std::map<std::string, Tensor>&)>& edit) {
-    write(kMethods[0]);
+    write(kLora);
     change(edit);
     const Error error = import_error();
     EXPECT_EQ(error.code(), ErrorCode::kInvalid);
@@ -209,18 +208,18 @@ TEST_F(HuggingFaceTest, RefusesTensorsThatDoNotFitByName) {
 }
 
 TEST_F(HuggingFaceTest, RefusesAnAdapterOfAnotherBackbone) {
-  write(kMethods[0]);
+  write(kLora);
   backbone_.layers = 3;
   backbone_.window.resize(3);
   EXPECT_THAT(import_error().what(), HasSubstr("model.layers.2.self_attn.q_proj.lora_A.weight"));
-  backbone_ = small_backbone();
-  write(kMethods[3]);
+  backbone_ = small_backbone(2);
+  write(kPrefix);
   backbone_.kv_heads = 4;
   EXPECT_THAT(import_error().what(), StartsWith(adapter_));
 }
 
 TEST_F(HuggingFaceTest, ReadsHalfPrecisionAndRefusesIntegers) {
-  const std::vector<Tensor> tensors = write(kMethods[4]);
+  const std::vector<Tensor> tensors = write(kPrompt);
   const auto store = [&](DType dtype, const std::vector<uint16_t>& bits) {
     write_safetensors(model_, {{"prompt_embeddings", {dtype, {4, 16}, std::as_bytes(std::span(bits))}}});
   };
@@ -240,7 +239,7 @@ TEST_F(HuggingFaceTest, ReadsHalfPrecisionAndRefusesIntegers) {
 }
 
 TEST_F(HuggingFaceTest, PassesOverCopiesOfTheBackbonesOwnWeights) {
-  const std::vector<Tensor> tensors = write(kMethods[1]);
+  const std::vector<Tensor> tensors = write(kLoraAtBothEnds);
   change([](auto& file) {
     file["base_model.model.model.embed_tokens.base_layer.weight"] = Tensor({20, 16});
     file["base_model.model.lm_head.base_layer.weight"] = Tensor({20, 16});
@@ -249,7 +248,7 @@ TEST_F(HuggingFaceTest, PassesOverCopiesOfTheBackbonesOwnWeights) {
 }
 
 TEST_F(HuggingFaceTest, ACutFileIsRefusedEverywhere) {
-  write(kMethods[3]);
+  write(kPrefix);
   const std::string bytes = read_file(model_);
   for (size_t size = 0; size < bytes.size(); size += 7) {
     std::ofstream(model_, std::ios::binary | std::ios::trunc).write(bytes.data(), std::streamsize(size));
@@ -260,16 +259,16 @@ TEST_F(HuggingFaceTest, ACutFileIsRefusedEverywhere) {
 }
 
 TEST_F(HuggingFaceTest, ReplacesAnExportAndNothingElse) {
-  write(kMethods[0]);
+  write(kLora);
   write_file_atomically(adapter_ + "/README.md", "a card");
-  write(kMethods[3]);
+  write(kPrefix);
   EXPECT_FALSE(fs::exists(adapter_ + "/README.md"));
   write_file_atomically(adapter_ + "/thesis.tex", "years of work");
-  EXPECT_EQ(message_of([&] { write(kMethods[0]); }),
+  EXPECT_EQ(message_of([&] { write(kLora); }),
             adapter_ + ": holds \"thesis.tex\"; a new folder, an empty one or an adapter's is accepted");
   EXPECT_EQ(read_file(adapter_ + "/thesis.tex"), "years of work");
   EXPECT_EQ(error_of([&] {
-              const auto config = configure(kMethods[0]);
+              const auto config = configure(kLora);
               export_adapter(folder_.file("none/a"), *config, random_tensors(*config), "m");
             }).code(),
             ErrorCode::kNotFound);
