@@ -66,7 +66,7 @@ class Ia3Config : public MethodConfig {
   // A list matches by ending (also within a part of the path), a string as a whole.
   static bool matches(const Json& feedforward, const Module& module, const std::string& where) {
     if (feedforward.is_string()) {
-      return Pattern(feedforward.get<std::string>(), where).matches_whole(module.path);
+      return ModulePattern(feedforward.get<std::string>(), where).matches_whole(module.path);
     }
     return std::any_of(feedforward.begin(), feedforward.end(),
                        [&](const Json& name) { return module.path.ends_with(name.get<std::string>()); });

@@ -14,7 +14,7 @@ constexpr int32_t kTimeLimit = 200;
 
 }  // namespace
 
-struct Pattern::Impl {
+struct ModulePattern::Impl {
   std::string expression, where;
   std::unique_ptr<icu::RegexPattern> pattern;
 
@@ -42,7 +42,7 @@ struct Pattern::Impl {
   }
 };
 
-Pattern::Pattern(const std::string& expression, const std::string& where)
+ModulePattern::ModulePattern(const std::string& expression, const std::string& where)
     : impl_(new Impl{expression, where, nullptr}) {
   UErrorCode status = U_ZERO_ERROR;
   UParseError place;
@@ -54,11 +54,11 @@ Pattern::Pattern(const std::string& expression, const std::string& where)
   }
 }
 
-Pattern::~Pattern() = default;
-Pattern::Pattern(Pattern&&) noexcept = default;
-Pattern& Pattern::operator=(Pattern&&) noexcept = default;
+ModulePattern::~ModulePattern() = default;
+ModulePattern::ModulePattern(ModulePattern&&) noexcept = default;
+ModulePattern& ModulePattern::operator=(ModulePattern&&) noexcept = default;
 
-bool Pattern::matches_whole(const std::string& text) const {
+bool ModulePattern::matches_whole(const std::string& text) const {
   Impl::Match match = impl_->match(text);
   match.matcher->reset(match.text);
   UErrorCode status = U_ZERO_ERROR;
@@ -67,7 +67,7 @@ bool Pattern::matches_whole(const std::string& text) const {
   return found;
 }
 
-std::optional<std::string> Pattern::group_at_start(const std::string& text, const std::string& name) const {
+std::optional<std::string> ModulePattern::group_at_start(const std::string& text, const std::string& name) const {
   Impl::Match match = impl_->match(text);
   match.matcher->reset(match.text);
   UErrorCode status = U_ZERO_ERROR;

@@ -10,13 +10,13 @@
 
 namespace coppice {
 
-class Pattern {
+class ModulePattern {
  public:
   // where: the field, for errors.
-  Pattern(const std::string& expression, const std::string& where);
-  ~Pattern();
-  Pattern(Pattern&&) noexcept;
-  Pattern& operator=(Pattern&&) noexcept;
+  ModulePattern(const std::string& expression, const std::string& where);
+  ~ModulePattern();
+  ModulePattern(ModulePattern&&) noexcept;
+  ModulePattern& operator=(ModulePattern&&) noexcept;
 
   bool matches_whole(const std::string& text) const;  // re.fullmatch
   // What the named group holds after a match at the start of text (re.match); nothing where there is no

@@ -38,7 +38,7 @@ std::set<std::string> other_modules(const BackboneConfig& backbone, const std::v
 // One entry of a list, or a regular expression: what a path may match.
 struct Matcher {
   std::string text;
-  std::optional<Pattern> pattern;  // else an ending
+  std::optional<ModulePattern> pattern;  // else an ending
 
   bool matches(const std::string& path) const {
     return pattern ? pattern->matches_whole(path) : ends_with_part(path, text);
@@ -51,7 +51,7 @@ std::vector<Matcher> read_matchers(Keys& keys, std::string_view key) {
   if (!value) return matchers;
   if (value->is_string()) {
     const auto text = value->get<std::string>();
-    matchers.push_back({text, Pattern(text, keys.path(key))});
+    matchers.push_back({text, ModulePattern(text, keys.path(key))});
     return matchers;
   }
   for (std::string& text : keys.texts(key)) matchers.push_back({std::move(text), std::nullopt});
@@ -98,7 +98,7 @@ class LayerFilter {
 
   bool passes(const std::string& path) const {
     if (!layers_ || layers_->empty()) return true;
-    for (const Pattern& pattern : patterns_) {
+    for (const ModulePattern& pattern : patterns_) {
       const auto group = pattern.group_at_start(path, "idx");
       if (!group) continue;
       return std::any_of(layers_->begin(), layers_->end(),
@@ -109,7 +109,7 @@ class LayerFilter {
 
  private:
   std::optional<std::vector<int64_t>> layers_;
-  std::vector<Pattern> patterns_;
+  std::vector<ModulePattern> patterns_;
 };
 
 // target_modules, resolved to matchers and to what an export writes.
@@ -144,7 +144,7 @@ std::vector<Matcher> read_target_matchers(Keys& keys, const std::vector<Module>&
       return matchers;
     }
     const auto names = [&](const Module& module) { return ends_with_part(module.path, text); };
-    Pattern pattern(text, keys.path("target_modules"));
+    ModulePattern pattern(text, keys.path("target_modules"));
     const auto selects = [&](const Module& module) { return pattern.matches_whole(module.path); };
     if (std::none_of(modules.begin(), modules.end(), selects) &&
         std::any_of(modules.begin(), modules.end(), names)) {
@@ -258,7 +258,7 @@ PatternValues::PatternValues(Keys& keys, std::string_view key, const std::vector
     if (entry.is_null()) {
       throw invalid("{} is null; a number is accepted", entries.path(text));
     }
-    const Pattern pattern("(.*\\.)?(" + text + ")$", entries.path(text));
+    const ModulePattern pattern("(.*\\.)?(" + text + ")$", entries.path(text));
     bool found = false;
     for (size_t m = 0; m < modules.size(); ++m) {
       if (!pattern.matches_whole(modules[m].path)) continue;
