@@ -35,13 +35,6 @@ std::vector<int32_t> special_ids(const Json& special_tokens, const std::string& 
 
 PostProcessor::PostProcessor() : items_{{true, {}}} {}
 
-PostProcessor PostProcessor::around(std::optional<int32_t> begin, std::optional<int32_t> end) {
-  PostProcessor made;
-  if (begin) made.items_.insert(made.items_.begin(), {false, {*begin}});
-  if (end) made.items_.push_back({false, {*end}});
-  return made;
-}
-
 PostProcessor PostProcessor::from_json(const Json& json, const std::string& where) {
   PostProcessor made;
   if (json.is_null()) return made;

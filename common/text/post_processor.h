@@ -4,7 +4,6 @@
 // kInvalid, kUnsupported.
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +16,6 @@ class PostProcessor {
   PostProcessor();  // adds nothing
   // Null adds nothing.
   static PostProcessor from_json(const Json& json, const std::string& where);
-  static PostProcessor around(std::optional<int32_t> begin, std::optional<int32_t> end);
 
   // special: with the special tokens.
   void apply(std::vector<int32_t>& ids, bool special) const;

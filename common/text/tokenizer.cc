@@ -117,11 +117,6 @@ void Tokenizer::Impl::configure(const std::string& path) {
   if (config.split_special_tokens) added.split_special();
   if (config.bos_token) bos = id_of(*config.bos_token);
   if (config.eos_token) eos = id_of(*config.eos_token);
-  if (config.add_bos_token || config.add_eos_token) {
-    const std::optional<int32_t> none;
-    post_processor = PostProcessor::around(config.add_bos_token.value_or(false) ? bos : none,
-                                           config.add_eos_token.value_or(false) ? eos : none);
-  }
 }
 
 std::optional<int32_t> Tokenizer::Impl::id_of(std::string_view token) const {

@@ -17,9 +17,10 @@ namespace coppice {
 
 class Tokenizer {
  public:
-  // folder: of the backbone; reads tokenizer.json and, where present, tokenizer_config.json (bos_token,
-  // eos_token, pad_token, add_bos_token, add_eos_token as transformers honours them) beside it. A path to a
-  // tokenizer.json itself is accepted too.
+  // folder: of the backbone; reads tokenizer.json and, where present, tokenizer_config.json beside it:
+  // special tokens and their properties, as transformers honours them (add_bos_token and add_eos_token it
+  // does not, beside a tokenizer.json: the post_processor there decides). A path to a tokenizer.json itself
+  // is accepted too; then that file alone counts, and there is no bos() or eos().
   static Tokenizer load(const std::string& folder);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;

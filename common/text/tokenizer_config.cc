@@ -69,8 +69,6 @@ TokenizerConfig TokenizerConfig::read(const std::string& path) {
       config.special_tokens.push_back(read_special(value, keys.path(further_key) + "." + key));
     }
   }
-  if (keys.has("add_bos_token")) config.add_bos_token = keys.boolean("add_bos_token", false);
-  if (keys.has("add_eos_token")) config.add_eos_token = keys.boolean("add_eos_token", false);
   config.split_special_tokens = keys.boolean("split_special_tokens", false);
   return config;
 }
