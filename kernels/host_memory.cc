@@ -10,6 +10,8 @@
 namespace coppice {
 namespace {
 
+constexpr size_t kAddressSpace = size_t(1) << 47;  // of a process on x86-64
+
 struct SizeClass {
   int index;
   size_t bytes;
@@ -36,7 +38,7 @@ std::byte* HostMemory::take(size_t bytes) {
                  fmt::format("memory of backend '{}' has run out: {} bytes asked for, {} in use", owner_,
                              bytes, in_use_));
   };
-  if (bytes > SIZE_MAX / 4) throw exhausted();
+  if (bytes > kAddressSpace) throw exhausted();
   const SizeClass size = size_class(bytes);
   FreeBlock*& list = free_[size_t(size.index)];
   std::byte* block = reinterpret_cast<std::byte*>(list);

@@ -67,6 +67,7 @@ struct Operator {
   double tolerance = 0;
   double magnitude = 0;  // of terms that may cancel in all of an output: errors are measured against no less
   bool grouped = false;
+  bool spreads_nan = false;        // within an item
   bool flushes_denormals = false;  // bfloat16 products of processors take and give denormals as zero
 };
 

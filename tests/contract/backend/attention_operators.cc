@@ -81,6 +81,7 @@ Operator forward(const Variant& variant, DType compute) {
   };
   op.tolerance = compute == DType::kF32 ? kSumTolerance : kRoundedTolerance;
   op.grouped = true;
+  op.spreads_nan = true;
   op.flushes_denormals = compute == DType::kBF16;
   return op;
 }
@@ -89,7 +90,8 @@ Operator forward(const Variant& variant, DType compute) {
 Operator backward(const Variant& variant, DType compute) {
   Operator op = forward(variant, compute);
   op.name = "attention_backward_" + variant.name + (compute == DType::kF32 ? "_f32" : "_bf16");
-  op.magnitude = variant.scale;  // dq and dk of a query with one key are zero, but for rounding: dk's of q's size
+  op.magnitude =
+      variant.scale;  // dq and dk of a query with one key are zero, but for rounding: dk's of q's size
   op.make = [=](Size size, Random& random) -> Item {
     const int64_t width = variant.heads * size.cols, kv = variant.kv_heads * size.cols;
     Item item = make_forward(variant, size, random);

@@ -107,6 +107,27 @@ TEST_P(ValueTest, AgreeWithTheReferenceAtInfinitiesAndNan) {
   }
 }
 
+// A padded row or column of a tile must not carry a NaN to where the formula has none. Attention may: tiles
+// multiply what a query does not see by zero, so a NaN may reach all rows of its sequence (but no other:
+// NanStaysInItsItem).
+TEST_P(ValueTest, NanInAnItemReachesWhatItReachesInTheReference) {
+  Device device(backend_name()), reference("ref", 1);
+  for (const Operator& op : table(*device)) {
+    if (op.spreads_nan) continue;
+    Random random(kSeed);
+    const Item clean = op.make({21, 40}, random);
+    for (size_t o = 0; o < clean.size(); ++o) {
+      if (clean[o].use != Use::kWholeIn || clean[o].array.dtype != DType::kF32 || clean[o].array.size() == 0)
+        continue;
+      SCOPED_TRACE(fmt::format("{}: NaN in operand {}", op.name, o));
+      Item item = clean;
+      item[o].array.at(item[o].array.rows / 2, item[o].array.cols / 2) =
+          std::numeric_limits<float>::quiet_NaN();
+      expect_close(run(*device, op, {item}), run(*reference, op, {item}), op.tolerance, op.magnitude);
+    }
+  }
+}
+
 TEST_P(ValueTest, KeepDenormals) {
   Device device(backend_name()), reference("ref", 1);
   for (const Operator& op : table(*device)) {
