@@ -1,0 +1,40 @@
+#include "coordinator/cli/inference.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "common/base/error.h"
+#include "coordinator/adapters/hugging_face.h"
+
+namespace coppice {
+
+Inference::Inference(const InferenceOptions& options)
+    : folder_(options.backbone), config_(read_backbone_config(options.backbone)), device_(options.compute) {
+  if (std::filesystem::exists(folder_ + "/tokenizer.json")) tokenizer_ = Tokenizer::load(folder_);
+  if (!options.adapter) return;
+  ImportedAdapter adapter = import_adapter(*options.adapter, config_);
+  job_ = "adapter";
+  method_ = std::move(adapter.config);
+  tensors_ = std::move(adapter.tensors);
+}
+
+void Inference::load() {
+  const StageOptions options{.first_layer = 0, .end_layer = config_.layers, .compute = device_.compute};
+  stage_ = std::make_unique<Stage>(*device_.backend, config_, folder_, options);
+  if (!method_) return;
+  std::vector<NumberedTensor> numbered;
+  for (size_t i = 0; i < tensors_.size(); ++i) numbered.push_back({int64_t(i), std::move(tensors_[i])});
+  stage_->set_adapter(job_, method_, 0, 0, numbered, false);
+}
+
+void print(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    throw failed("stdout: {}", std::strerror(errno));
+  }
+}
+
+}  // namespace coppice

@@ -1,0 +1,187 @@
+// The `coppice` program: reads the command line, runs a command, and turns what went wrong into one line and
+// an exit status.
+
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "common/base/error.h"
+#include "coordinator/cli/generate.h"
+#include "coordinator/cli/inspect.h"
+#include "coordinator/cli/jobs.h"
+#include "coordinator/cli/run.h"
+#include "coordinator/cli/score.h"
+#include "coordinator/cli/tokenize.h"
+
+namespace coppice {
+namespace {
+
+constexpr int kJobFailed = 1, kBadInput = 2;
+
+std::string quoted(const std::string& word) {
+  if (!word.empty() && word.find_first_of(" \t'\"\\$`*?[]{}()<>|&;#~!") == std::string::npos) return word;
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+std::string command_line(int argc, char** argv) {
+  std::string line;
+  for (int i = 0; i < argc; ++i) line += (i > 0 ? " " : "") + quoted(argv[i]);
+  return line;
+}
+
+void add_compute(CLI::App& app, ComputeOptions& compute) {
+  app.add_option("--dtype", compute.dtype, "dtype of matrix products: auto, float32, bfloat16")
+      ->capture_default_str();
+  app.add_option("--threads", compute.threads, "threads of a worker (default: the host's cores)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--device", compute.device, "cpu, or ref (plain loops: the slow reference)")
+      ->capture_default_str();
+}
+
+class Program {
+ public:
+  Program(int argc, char** argv) : app_("Tunes many tasks at once on one frozen model.") {
+    app_.require_subcommand(1);
+    app_.set_version_flag("--version", std::string(COPPICE_VERSION));
+    run_.command_line = command_line(argc, argv);
+    add_run();
+    add_folder_commands();
+    add_score();
+    add_generate();
+    add_text_commands();
+  }
+
+  int main(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::Success& success) {
+      return app_.exit(success);
+    } catch (const CLI::ParseError& error) {
+      std::fprintf(stderr, "coppice: %s (coppice --help lists commands and options)\n", error.what());
+      return kBadInput;
+    }
+    return command_();
+  }
+
+ private:
+  CLI::App& command(const std::string& name, const std::string& what, std::function<int()> body) {
+    CLI::App* sub = app_.add_subcommand(name, what);
+    sub->callback([this, body = std::move(body)] { command_ = body; });
+    return *sub;
+  }
+
+  void add_run() {
+    auto& app = command("run", "Run the jobs of a file to their end, or go on where they stood",
+                        [this] { return run_jobs(run_); });
+    app.add_option("jobs", run_.jobs_file, "job file (YAML)")->required()->type_name("JOBS.yaml");
+    app.add_option("--output", run_.output, "run folder")->required()->type_name("DIR");
+    app.add_option("--set", run_.overrides, "override a key: --set defaults.train.max_steps=20")
+        ->type_name("KEY=VALUE");
+    app.add_option("--stages", run_.stages, "pipeline stages")->capture_default_str();
+    app.add_option("--pack-rows", run_.pack_rows, "rows (tokens) of a full pack")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    app.add_option("--progress", run_.progress, "auto, table, lines, none")->capture_default_str();
+    app.add_flag("--dry-run", run_.dry_run,
+                 "check everything, print steps, tokens, parameters and memory, and stop");
+    app.add_flag("--retry-failed", run_.retry_failed,
+                 "jobs that failed go on from their last committed step");
+    add_compute(app, run_.compute);
+  }
+
+  void add_folder_commands() {
+    auto& jobs = command("jobs", "List the jobs of a run folder, also while it runs",
+                         [this] { return list_jobs(folder_); });
+    jobs.add_option("dir", folder_, "run folder")->required()->type_name("DIR");
+    auto& exporting =
+        command("export", "Write a job's adapter at its newest committed step, in Hugging Face form",
+                [this] { return export_job(folder_, job_, out_); });
+    exporting.add_option("dir", folder_, "run folder")->required()->type_name("DIR");
+    exporting.add_option("job", job_, "name of the job")->required()->type_name("JOB");
+    exporting.add_option("out", out_, "folder to write")->required()->type_name("OUT");
+  }
+
+  void add_score() {
+    auto& app = command("score", "Log-probabilities of data, one JSON line per line",
+                        [this] { return run_score(score_); });
+    app.add_option("--backbone", score_.backbone, "Hugging Face model folder")->required()->type_name("PATH");
+    app.add_option("--adapter", score_.adapter, "adapter folder")->type_name("PATH");
+    app.add_option("--data", score_.data, "JSONL file")->required()->type_name("FILE");
+    app.add_option("--output", score_.output, "file to write")->required()->type_name("FILE");
+    add_compute(app, score_.compute);
+  }
+
+  void add_generate() {
+    auto& app = command("generate", "Sample from the backbone or from an adapter",
+                        [this] { return run_generate(generate_); });
+    app.add_option("--backbone", generate_.backbone, "Hugging Face model folder")
+        ->required()
+        ->type_name("PATH");
+    app.add_option("--adapter", generate_.adapter, "adapter folder")->type_name("PATH");
+    app.add_option("--prompt", generate_.prompts, "text to go on from; may be given several times")
+        ->required()
+        ->type_name("TEXT");
+    app.add_option("--max-new-tokens", generate_.max_new_tokens, "at most so many new tokens")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    app.add_option("--temperature", generate_.temperature, "0: greedy")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    app.add_option("--top-p", generate_.top_p, "nucleus sampling")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
+    app.add_option("--seed", generate_.seed, "of the sampling")->capture_default_str();
+    add_compute(app, generate_.compute);
+  }
+
+  void add_text_commands() {
+    auto& tokenize = command("tokenize", "Token ids of every line of a file, as JSON arrays",
+                             [this] { return run_tokenize(path_, file_, !no_special_tokens_); });
+    tokenize.add_option("path", path_, "backbone folder or tokenizer.json")->required()->type_name("PATH");
+    tokenize.add_option("file", file_, "text, one sequence a line")->required()->type_name("FILE");
+    tokenize.add_flag("--no-special-tokens", no_special_tokens_, "leave out what the post-processor adds");
+    auto& inspect =
+        command("inspect", "What a backbone or adapter folder holds", [this] { return run_inspect(path_); });
+    inspect.add_option("path", path_, "backbone or adapter folder")->required()->type_name("PATH");
+  }
+
+  CLI::App app_;
+  std::function<int()> command_;
+  RunOptions run_;
+  ScoreOptions score_;
+  GenerateOptions generate_;
+  std::string folder_, job_, out_, path_, file_;
+  bool no_special_tokens_ = false;
+};
+
+int exit_status(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kFailed:
+      return kJobFailed;
+    default:
+      return kBadInput;
+  }
+}
+
+}  // namespace
+}  // namespace coppice
+
+int main(int argc, char** argv) {
+  try {
+    return coppice::Program(argc, argv).main(argc, argv);
+  } catch (const coppice::Error& error) {
+    std::fprintf(stderr, "coppice: %s\n", error.what());
+    return coppice::exit_status(error.code());
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "coppice: memory has run out\n");
+    return coppice::kBadInput;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "coppice: %s\n", error.what());
+    return coppice::kJobFailed;
+  }
+}

@@ -1,0 +1,155 @@
+#include "coordinator/cli/progress.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+
+#include "common/base/error.h"
+
+namespace coppice {
+namespace {
+
+std::string duration(double seconds) {
+  const auto whole = int64_t(seconds + 0.5);
+  if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+  return fmt::format("{}:{:02}", whole / 60, whole % 60);
+}
+
+std::string evaluation(const JobRun& run) {
+  return run.head.evaluated < 0 ? "-" : fmt::format("{:.4f}", run.head.eval_loss);
+}
+
+// Tokens a second and time left of a job, from what it did since it was first seen in this process.
+class Pace {
+ public:
+  void look(const Engine& engine) {
+    for (const auto& [name, run] : engine.jobs()) {
+      first_.try_emplace(name, Seen{engine.seconds(), run->head.tokens, run->head.version});
+    }
+  }
+  double tokens_per_second(const Engine& engine, const JobRun& run) const {
+    const Seen& seen = first_.at(run.name());
+    const double until = run.ended() ? run.head.seconds : engine.seconds();
+    return until > seen.seconds ? double(run.head.tokens - seen.tokens) / (until - seen.seconds) : 0;
+  }
+  std::string left(const Engine& engine, const JobRun& run) const {
+    const Seen& seen = first_.at(run.name());
+    const int64_t made = run.head.version - seen.version;
+    if (run.ended() || made <= 0) return "-";
+    return duration((engine.seconds() - seen.seconds) / double(made) *
+                    double(run.record.total_steps - run.head.version));
+  }
+
+ private:
+  struct Seen {
+    double seconds;
+    int64_t tokens, version;
+  };
+  std::map<std::string, Seen> first_;
+};
+
+class Table : public Progress {
+ public:
+  void refresh(const Engine& engine, bool last) override {
+    const auto now = std::chrono::steady_clock::now();
+    pace_.look(engine);
+    if (!last && now - drawn_ < std::chrono::milliseconds(200)) return;
+    drawn_ = now;
+    winsize window{};
+    const bool sized = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_row > 0;
+    const size_t height = sized ? window.ws_row : 25,
+                 width = sized && window.ws_col > 0 ? window.ws_col : 100;
+    std::vector<std::string> lines{fmt::format("{:<28} {:<8} {:>11} {:>9} {:>9} {:>9} {:>7}", "job", "state",
+                                               "step", "loss", "eval", "tokens/s", "left")};
+    size_t hidden = 0;
+    double rate = 0;
+    for (const JobRun* run : ordered(engine)) {
+      const double own = pace_.tokens_per_second(engine, *run);
+      if (!run->ended()) rate += own;
+      if (!last && lines.size() + 3 > height) {
+        ++hidden;
+        continue;
+      }
+      lines.push_back(row(engine, *run, own));
+    }
+    if (hidden > 0) lines.push_back(fmt::format("... and {} more", hidden));
+    lines.push_back(fmt::format("{} elapsed, {:.0f} tokens/s", duration(engine.seconds()), rate));
+    std::string out = drawn_lines_ > 0 ? fmt::format("\x1b[{}A", drawn_lines_) : "";
+    for (const std::string& line : lines) out += "\r\x1b[2K" + (last ? line : line.substr(0, width)) + "\n";
+    out += "\x1b[J";
+    std::fputs(out.c_str(), stderr);
+    drawn_lines_ = lines.size();
+  }
+
+ private:
+  // Running jobs first, then by order of submission.
+  static std::vector<const JobRun*> ordered(const Engine& engine) {
+    std::vector<const JobRun*> runs;
+    for (const auto& [name, run] : engine.jobs()) runs.push_back(run.get());
+    std::sort(runs.begin(), runs.end(), [](const JobRun* a, const JobRun* b) {
+      return std::pair(a->ended(), a->record.ordinal) < std::pair(b->ended(), b->record.ordinal);
+    });
+    return runs;
+  }
+
+  std::string row(const Engine& engine, const JobRun& run, double rate) const {
+    std::string name = run.name();
+    if (name.size() > 28) name = name.substr(0, 13) + ".." + name.substr(name.size() - 13);
+    std::string line = fmt::format("{:<28} {:<8} {:>11} {:>9.4f} {:>9} {:>9.0f} {:>7}", name,
+                                   job_state_name(run.record.state),
+                                   fmt::format("{}/{}", run.head.version, run.record.total_steps),
+                                   run.head.loss, evaluation(run), rate, pace_.left(engine, run));
+    if (!run.record.reason.empty()) line += "  " + run.record.reason;
+    return line;
+  }
+
+  Pace pace_;
+  std::chrono::steady_clock::time_point drawn_{};
+  size_t drawn_lines_ = 0;
+};
+
+class Lines : public Progress {
+ public:
+  void event(const JobEvent& event) override {
+    const JobRun& run = *event.run;
+    switch (event.kind) {
+      case JobEvent::Kind::kState:
+        std::fprintf(stderr, "%s: %s at step %lld/%lld%s%s\n", run.name().c_str(),
+                     std::string(job_state_name(run.record.state)).c_str(),
+                     static_cast<long long>(run.head.version), static_cast<long long>(run.record.total_steps),
+                     run.record.reason.empty() ? "" : ": ", run.record.reason.c_str());
+        return;
+      case JobEvent::Kind::kEvaluation:
+        std::fprintf(stderr, "%s: step %lld eval_loss %.4f\n", run.name().c_str(),
+                     static_cast<long long>(run.head.version), run.head.eval_loss);
+        return;
+      case JobEvent::Kind::kStep: {
+        const double every = run.train().logging_steps;
+        const auto steps =
+            std::max<int64_t>(1, int64_t(every < 1 ? every * double(run.record.total_steps) : every));
+        if (run.head.version % steps != 0 && run.head.version != run.record.total_steps) return;
+        std::fprintf(stderr, "%s: step %lld/%lld loss %.4f tokens %lld time %.1f s\n", run.name().c_str(),
+                     static_cast<long long>(run.head.version), static_cast<long long>(run.record.total_steps),
+                     run.head.loss, static_cast<long long>(run.head.tokens), run.head.seconds);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Progress> Progress::make(const std::string& kind) {
+  const char* terminal = std::getenv("TERM");
+  const bool live = isatty(STDERR_FILENO) && terminal != nullptr && std::string_view(terminal) != "dumb";
+  if (kind == "table" || (kind == "auto" && live)) return std::make_unique<Table>();
+  if (kind == "lines" || kind == "auto") return std::make_unique<Lines>();
+  if (kind == "none") return std::make_unique<Progress>();
+  throw invalid("--progress is {}; auto, table, lines and none are accepted", kind);
+}
+
+}  // namespace coppice

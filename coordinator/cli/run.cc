@@ -1,0 +1,154 @@
+#include "coordinator/cli/run.h"
+
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <thread>
+
+#include "common/base/error.h"
+#include "coordinator/cli/progress.h"
+#include "coordinator/cli/run_folder.h"
+#include "coordinator/engine.h"
+#include "coordinator/jobs/job_file.h"
+#include "coordinator/schedule/memory_model.h"
+
+namespace coppice {
+namespace {
+
+volatile std::sig_atomic_t stop_signal = 0;  // the one thing that a signal handler may write
+
+// SIGINT and SIGTERM ask for an orderly stop; a second one ends the process at once.
+class StopOnSignal {
+ public:
+  StopOnSignal() {
+    struct sigaction action {};
+    action.sa_handler = [](int signal) { stop_signal = signal; };
+    action.sa_flags = int(SA_RESETHAND);
+    for (int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+  }
+};
+
+double mebibytes(int64_t bytes) {
+  return double(bytes) / (1 << 20);
+}
+
+MemoryModel memory_model(const RunOptions& options, const Backbone& backbone, int64_t stages, DType compute,
+                         int64_t largest_rows) {
+  MemoryModel model;
+  model.config = backbone.config;
+  model.weight_bytes = MemoryModel::estimate_weight_bytes(backbone.config, compute);
+  model.pack_rows = std::max(options.pack_rows, largest_rows);
+  model.packs = stages == 1 ? 1 : stages + 1;
+  model.limit_bytes = available_memory_bytes();
+  return model;
+}
+
+void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const MemoryModel& model) {
+  std::printf("%-32s %-14s %8s %12s %12s %10s\n", "job", "method", "steps", "tokens/epoch", "parameters",
+              "MiB");
+  int64_t adapters = 0;
+  for (const auto& job : jobs) {
+    const int64_t bytes = MemoryModel::job_bytes(*job->method);
+    adapters += bytes;
+    std::printf("%-32s %-14s %8lld %12lld %12lld %10.1f\n", job->spec.name.c_str(),
+                std::string(job->method->method().peft_type()).c_str(),
+                static_cast<long long>(job->batching->total_steps()),
+                static_cast<long long>(job->data.train.tokens),
+                static_cast<long long>(job->method->trainable_parameters()), mebibytes(bytes));
+  }
+  std::printf("weights %.1f MiB, packs of %lld rows %.1f MiB, adapters %.1f MiB, available %.0f MiB\n",
+              mebibytes(model.weight_bytes), static_cast<long long>(model.pack_rows),
+              mebibytes(model.packs_bytes()), mebibytes(adapters), mebibytes(model.limit_bytes));
+}
+
+// One invalid job refuses the file: all are prepared, and all that is wrong is said.
+std::vector<std::unique_ptr<PreparedJob>> prepare_all(const JobFile& file, const Backbone& backbone) {
+  std::vector<std::unique_ptr<PreparedJob>> jobs;
+  std::optional<Error> first;
+  for (const JobSpec& spec : file.jobs) {
+    try {
+      jobs.push_back(prepare_job(spec, backbone));
+    } catch (const Error& error) {
+      if (first) std::fprintf(stderr, "coppice: %s\n", first->what());
+      first = error;
+    }
+  }
+  if (first) throw *first;
+  return jobs;
+}
+
+void loop(Engine& engine, LocalCluster& cluster, Progress& progress) {
+  while (!engine.ended()) {
+    if (stop_signal != 0) engine.request_stop();
+    bool worked = engine.poll();
+    worked |= cluster.poll();
+    progress.refresh(engine, false);
+    if (!worked) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  engine.close();
+  progress.refresh(engine, true);
+}
+
+int outcome(const Engine& engine, const RunOptions& options) {
+  int failed_jobs = 0, open_jobs = 0;
+  for (const auto& [name, run] : engine.jobs()) {
+    if (!run->ended()) ++open_jobs;
+    if (run->record.state != JobState::kFailed) continue;
+    ++failed_jobs;
+    std::fprintf(stderr, "coppice: job %s failed: %s\n", name.c_str(), run->record.reason.c_str());
+  }
+  if (open_jobs > 0) {
+    std::fprintf(stderr, "coppice: stopped; every job is committed at its last step. To go on:\n  %s\n",
+                 options.command_line.c_str());
+    return 3;
+  }
+  return failed_jobs > 0 ? 1 : 0;
+}
+
+}  // namespace
+
+int run_jobs(const RunOptions& options) {
+  auto progress = Progress::make(options.progress);
+  const JobFile file = read_job_file(options.jobs_file, options.overrides);
+  Device device(options.compute);
+  const Backbone backbone = read_backbone(file.backbone);
+  const auto stages = plan_stages(backbone.config, options.stages);
+  auto jobs = prepare_all(file, backbone);
+  int64_t largest_rows = 0;
+  for (const auto& job : jobs) largest_rows = std::max(largest_rows, job->batching->max_micro_batch_rows());
+  const MemoryModel model =
+      memory_model(options, backbone, int64_t(stages.size()), device.compute, largest_rows);
+  for (const auto& job : jobs) {
+    model.admit(job->spec.name, *job->method, job->batching->max_micro_batch_rows(),
+                job->spec.train.gradient_checkpointing);
+  }
+  if (options.dry_run) {
+    print_plan(jobs, model);
+    return 0;
+  }
+
+  RunFolder folder(options.output);
+  std::vector<std::optional<StoredJob>> known;
+  for (const auto& job : jobs) {
+    known.push_back(folder.known(*job, backbone, device.dtype_name(), device.backend->instruction_set(),
+                                 options.retry_failed));
+  }
+  StopOnSignal signals;
+  LocalCluster cluster(device, backbone, stages);
+  EngineOptions engine_options;
+  engine_options.output = options.output;
+  engine_options.stages = stages;
+  engine_options.pack_rows = options.pack_rows;
+  engine_options.dtype = device.dtype_name();
+  engine_options.instruction_set = device.backend->instruction_set();
+  engine_options.seconds_before = folder.seconds();
+  engine_options.metrics = folder.metrics();
+  engine_options.first_ordinal = int64_t(folder.jobs().size());
+  Engine engine(cluster.coordinator(), *device.backend, backbone, folder.store(), std::move(engine_options));
+  engine.on_event([&](const JobEvent& event) { progress->event(event); });
+  for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), known[i]);
+  loop(engine, cluster, *progress);
+  return outcome(engine, options);
+}
+
+}  // namespace coppice

@@ -1,0 +1,29 @@
+#pragma once
+// `coppice run JOBS.yaml --output DIR`: the jobs of a file to their end, and on an existing DIR on from where
+// each stood. Thread: main. Errors: kInvalid and the like before anything starts; what goes wrong later fails
+// one job.
+
+#include <string>
+#include <vector>
+
+#include "coordinator/local_cluster.h"
+
+namespace coppice {
+
+struct RunOptions {
+  std::string jobs_file;
+  std::string output;
+  std::vector<std::string> overrides;  // key=value
+  int64_t stages = 1;
+  int64_t pack_rows = 2048;
+  std::string progress = "auto";  // auto, table, lines, none
+  bool dry_run = false;
+  bool retry_failed = false;
+  ComputeOptions compute;
+  std::string command_line;  // printed as the command that resumes
+};
+
+// Exit status: 0 all done, 1 a job failed, 3 stopped by SIGINT or SIGTERM.
+int run_jobs(const RunOptions& options);
+
+}  // namespace coppice

@@ -1,0 +1,86 @@
+#include "coordinator/cli/run_folder.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "common/base/error.h"
+#include "coordinator/jobs/job_file.h"
+
+namespace coppice {
+namespace {
+
+void require_same(const std::string& job, std::string_view what, const std::string& before,
+                  const std::string& now) {
+  if (before == now) return;
+  throw invalid("job {}: {} is {} now and was {} when the job began; a run goes on with what it began with",
+                job, what, now, before);
+}
+
+std::string hex(uint64_t value) {
+  return fmt::format("{:016x}", value);
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const std::string& path) : path_(path) {
+  std::error_code error;
+  std::filesystem::create_directories(path + "/adapters", error);
+  if (error) throw invalid("--output {}: {}", path, error.message());
+  store_ = open_rocksdb(path + "/store");
+  const CheckpointReader reader(*store_);
+  for (JobRecord& record : reader.records()) {
+    StoredJob job;
+    job.head = reader.head(record.name);
+    if (job.head) job.state = reader.state(record.name);
+    job.metrics = reader.metrics(record.name);
+    job.record = std::move(record);
+    const std::string name = job.record.name;
+    jobs_.emplace(name, std::move(job));
+  }
+}
+
+std::vector<MetricRecord> RunFolder::metrics() const {
+  std::vector<MetricRecord> all;
+  for (const auto& [name, job] : jobs_) all.insert(all.end(), job.metrics.begin(), job.metrics.end());
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.sequence < b.sequence; });
+  return all;
+}
+
+double RunFolder::seconds() const {
+  double seconds = 0;
+  for (const auto& [name, job] : jobs_) {
+    if (job.head) seconds = std::max(seconds, job.head->seconds);
+  }
+  return seconds;
+}
+
+std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone& backbone,
+                                          const std::string& dtype, const std::string& instruction_set,
+                                          bool retry_failed) const {
+  const std::string& name = job.spec.name;
+  const auto it = jobs_.find(name);
+  if (it == jobs_.end()) return std::nullopt;
+  const JobRecord& record = it->second.record;
+  if (const std::string key = changed_key(record.keys, job.spec.keys); !key.empty()) {
+    throw invalid(
+        "job {}: {} has changed since the run in {} began; only a higher train.max_steps or "
+        "train.num_train_epochs "
+        "is accepted (another name makes a new job)",
+        name, key, path_);
+  }
+  require_same(name, "the backbone's content", hex(record.backbone_fingerprint), hex(backbone.fingerprint));
+  require_same(name, "the data's content", hex(record.data_fingerprint), hex(job.data_fingerprint()));
+  require_same(name, "--dtype", record.dtype, dtype);
+  require_same(name, "the instruction set", record.instruction_set, instruction_set);
+  StoredJob stored = it->second;
+  if (stored.record.state == JobState::kFailed && retry_failed) stored.record.state = JobState::kRunning;
+  return stored;
+}
+
+std::unique_ptr<KvReader> open_run_folder(const std::string& path) {
+  if (!std::filesystem::is_directory(path + "/store"))
+    throw not_found("{}: is no run folder (it has no store/)", path);
+  return open_rocksdb_readonly(path + "/store");
+}
+
+}  // namespace coppice
