@@ -25,7 +25,7 @@ Json common_config(std::string_view peft_type);
 void read_neutral_module_keys(Keys& keys);
 
 struct TargetOptions {
-  std::vector<std::string> fallback;  // where target_modules is absent; empty: it is required
+  std::vector<std::string> fallback = {};  // where target_modules is absent; empty: it is required
   bool layers = false;                // reads layers_to_transform and layers_pattern
   bool embedding = false;             // embed_tokens may be a target
 };
