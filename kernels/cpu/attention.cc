@@ -120,38 +120,58 @@ HWY_INLINE void transpose_keys(const float* from, int64_t stride, int64_t count,
   if (bf16) round_in_place(to, head_dim, count, kKeys);
 }
 
-// Scores [rows, kKeys] become exponentials relative to the largest score so far; `out` and `sums` are scaled
-// down to match where that grew. Columns that are not seen become 0.
+// Whether each of these queries sees each of a tile's keys, so that nothing need be masked.
+HWY_INLINE bool all_seen(const HeadTask& task, const KeyTile& tile, int64_t query, int64_t rows) {
+  const int64_t window = task.item->window;
+  return tile.count == kKeys && tile.first + kKeys - 1 <= task.number_of(query) &&
+         (window == 0 || tile.first > task.number_of(query + rows - 1) - window);
+}
+
+// A row of scores becomes exponentials relative to the largest score so far, which is returned; keys that are
+// not seen become 0. sum: of the row.
+template <bool kMasked>
+HWY_INLINE float softmax_row(const HeadTask& task, const KeyTile& tile, int64_t query, float* row,
+                             float largest, float& sum) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  Vec scores[kScoreVectors], most = set(-infinity);
+  const Sight sight = sight_of(task, tile, query);
+  for (int v = 0; v < kScoreVectors; ++v) {
+    scores[v] = hn::Mul(hn::Load(Floats(), row + v * kLanes), set(task.scale));
+    if constexpr (kMasked) scores[v] = hn::IfThenElse(seen(sight, v), scores[v], set(-infinity));
+    most = hn::Max(most, scores[v]);
+  }
+  const float now = std::max(largest, max_of(most));
+  const Vec base = set(now == -infinity ? 0 : now);
+  Vec total = set(0);
+  for (int v = 0; v < kScoreVectors; ++v) {
+    const Vec p = exp_of_difference(hn::Sub(scores[v], base));
+    total = hn::Add(total, p);
+    hn::Store(p, Floats(), row + v * kLanes);
+  }
+  sum = sum_of(total);
+  return now;
+}
+
+// Softmax of a tile of scores [rows, kKeys]; `out` and `sums` are scaled down to match where the largest
+// score grew.
 HWY_INLINE void softmax_tile(const HeadTask& task, const KeyTile& tile, int64_t query, int64_t rows,
                              float* scores, float* largest, float* sums, float* out, int64_t out_stride) {
-  const float infinity = std::numeric_limits<float>::infinity();
   HWY_ALIGN float shrink[kQueries];
+  HWY_ALIGN float added[kQueries];
+  const bool masked = !all_seen(task, tile, query, rows);
   for (int64_t i = 0; i < rows; ++i) {
-    const Sight sight = sight_of(task, tile, query + i);
     float* const row = scores + i * kKeys;
-    Vec most = set(-infinity);
-    for (int v = 0; v < kScoreVectors; ++v) {
-      const Vec score = hn::Mul(hn::Load(Floats(), row + v * kLanes), set(task.scale));
-      const Vec masked = hn::IfThenElse(seen(sight, v), score, set(-infinity));
-      most = hn::Max(most, masked);
-      hn::Store(masked, Floats(), row + v * kLanes);
-    }
-    const float now = std::max(largest[i], max_of(most));
-    shrink[i] = now == -infinity ? 0 : largest[i] - now;
+    const float now = masked ? softmax_row<true>(task, tile, query + i, row, largest[i], added[i])
+                             : softmax_row<false>(task, tile, query + i, row, largest[i], added[i]);
+    shrink[i] = now == largest[i] ? 0 : largest[i] - now;  // equal also where no key was seen yet
     largest[i] = now;
   }
-  for_columns(rows,
-              [&](int64_t i, auto part) HWY_ATTR { store(exp(load(shrink + i, part)), shrink + i, part); });
+  for_columns(rows, [&](int64_t i, auto part) HWY_ATTR {
+    const Vec factor = exp(load(shrink + i, part));
+    store(factor, shrink + i, part);
+    store(hn::MulAdd(load(sums + i, part), factor, load(added + i, part)), sums + i, part);
+  });
   for (int64_t i = 0; i < rows; ++i) {
-    float* const row = scores + i * kKeys;
-    const Vec base = set(largest[i] == -infinity ? 0 : largest[i]);
-    Vec sum = set(0);
-    for (int v = 0; v < kScoreVectors; ++v) {
-      const Vec p = exp(hn::Sub(hn::Load(Floats(), row + v * kLanes), base));
-      sum = hn::Add(sum, p);
-      hn::Store(p, Floats(), row + v * kLanes);
-    }
-    sums[i] = sums[i] * shrink[i] + sum_of(sum);
     if (shrink[i] == 1) continue;
     float* const to = out + i * out_stride;
     for_columns(task.head_dim, [=](int64_t c, auto part) HWY_ATTR {
@@ -215,19 +235,33 @@ int64_t attention_floats(int64_t head_dim, int64_t group, int64_t queries) {
   return head_dim * (2 * kKeys + kQueries) + kQueries * kKeys + 2 * group * queries;
 }
 
-// From scores and dout v^T, both [rows, kKeys]: p, and ds = scale * p * (dp - dout . out). Not seen: 0.
+// One row of scores and of dout v^T: p, and ds = scale * p * (dp - dout . out). Not seen: 0.
+template <bool kMasked>
+HWY_INLINE void gradient_row(const HeadTask& task, const Sight& sight, float log_sum, float product,
+                             float* scores, float* dp) {
+  for (int v = 0; v < kScoreVectors; ++v) {
+    float *const s = scores + v * kLanes, *const d = dp + v * kLanes;
+    Vec p = exp_of_difference(hn::Sub(hn::Mul(hn::Load(Floats(), s), set(task.scale)), set(log_sum)));
+    Vec ds = hn::Mul(hn::Mul(set(task.scale), p), hn::Sub(hn::Load(Floats(), d), set(product)));
+    if constexpr (kMasked) {
+      const auto mask = seen(sight, v);
+      p = hn::IfThenElseZero(mask, p), ds = hn::IfThenElseZero(mask, ds);
+    }
+    hn::Store(p, Floats(), s);
+    hn::Store(ds, Floats(), d);
+  }
+}
+
 HWY_INLINE void gradient_tile(const HeadTask& task, const KeyTile& tile, int64_t query, int64_t rows,
                               int64_t head, const float* products, float* scores, float* dp) {
+  const bool masked = !all_seen(task, tile, query, rows);
   for (int64_t i = 0; i < rows; ++i) {
     const Sight sight = sight_of(task, tile, query + i);
-    const Vec log_sum = set(f32_row(task.item->log_sum, query + i)[task.kv_head * task.group + head]);
-    for (int v = 0; v < kScoreVectors; ++v) {
-      float *const s = scores + i * kKeys + v * kLanes, *const d = dp + i * kKeys + v * kLanes;
-      const auto mask = seen(sight, v);
-      const Vec p = exp(hn::Sub(hn::Mul(hn::Load(Floats(), s), set(task.scale)), log_sum));
-      const Vec ds = hn::Mul(hn::Mul(set(task.scale), p), hn::Sub(hn::Load(Floats(), d), set(products[i])));
-      hn::Store(hn::IfThenElseZero(mask, p), Floats(), s);
-      hn::Store(hn::IfThenElseZero(mask, ds), Floats(), d);
+    const float log_sum = f32_row(task.item->log_sum, query + i)[task.kv_head * task.group + head];
+    if (masked) {
+      gradient_row<true>(task, sight, log_sum, products[i], scores + i * kKeys, dp + i * kKeys);
+    } else {
+      gradient_row<false>(task, sight, log_sum, products[i], scores + i * kKeys, dp + i * kKeys);
     }
   }
   if (!task.bf16) return;

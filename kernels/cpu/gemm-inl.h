@@ -135,19 +135,23 @@ HWY_INLINE void multiply(int64_t rows, int64_t cols, int64_t depth, LeftOperand 
 HWY_INLINE void transpose_into(const float* HWY_RESTRICT from, int64_t rows, int64_t cols, int64_t stride,
                                float* HWY_RESTRICT to, int64_t to_stride) {
   const hn::FixedTag<float, 4> four;
+  constexpr int64_t kLine =
+      16;  // columns that share a cache line, done together: many rows may share its place
   const int64_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
-  for (int64_t c = 0; c < whole_cols; c += 4) {
+  for (int64_t line = 0; line < whole_cols; line += kLine) {
     for (int64_t r = 0; r < whole_rows; r += 4) {
-      const float* const at = from + r * stride + c;
-      const auto r0 = hn::LoadU(four, at), r1 = hn::LoadU(four, at + stride),
-                 r2 = hn::LoadU(four, at + 2 * stride), r3 = hn::LoadU(four, at + 3 * stride);
-      const auto low01 = hn::InterleaveLower(four, r0, r1), low23 = hn::InterleaveLower(four, r2, r3);
-      const auto high01 = hn::InterleaveUpper(four, r0, r1), high23 = hn::InterleaveUpper(four, r2, r3);
-      float* const out = to + c * to_stride + r;
-      hn::StoreU(hn::ConcatLowerLower(four, low23, low01), four, out);
-      hn::StoreU(hn::ConcatUpperUpper(four, low23, low01), four, out + to_stride);
-      hn::StoreU(hn::ConcatLowerLower(four, high23, high01), four, out + 2 * to_stride);
-      hn::StoreU(hn::ConcatUpperUpper(four, high23, high01), four, out + 3 * to_stride);
+      for (int64_t c = line; c < std::min(line + kLine, whole_cols); c += 4) {
+        const float* const at = from + r * stride + c;
+        const auto r0 = hn::LoadU(four, at), r1 = hn::LoadU(four, at + stride),
+                   r2 = hn::LoadU(four, at + 2 * stride), r3 = hn::LoadU(four, at + 3 * stride);
+        const auto low01 = hn::InterleaveLower(four, r0, r1), low23 = hn::InterleaveLower(four, r2, r3);
+        const auto high01 = hn::InterleaveUpper(four, r0, r1), high23 = hn::InterleaveUpper(four, r2, r3);
+        float* const out = to + c * to_stride + r;
+        hn::StoreU(hn::ConcatLowerLower(four, low23, low01), four, out);
+        hn::StoreU(hn::ConcatUpperUpper(four, low23, low01), four, out + to_stride);
+        hn::StoreU(hn::ConcatLowerLower(four, high23, high01), four, out + 2 * to_stride);
+        hn::StoreU(hn::ConcatUpperUpper(four, high23, high01), four, out + 3 * to_stride);
+      }
     }
   }
   for (int64_t r = 0; r < rows; ++r) {

@@ -37,7 +37,7 @@ template <bool kGradient>
 HWY_INLINE float loss_of_row(float* x, int64_t cols, int64_t target, float weight) {
   const float largest = largest_of(x, cols), logit = x[target];
   const float sum = sum_columns(cols, [=](int64_t c, auto part) HWY_ATTR {
-    const Vec value = only(exp(hn::Sub(load(x + c, part), set(largest))), part);
+    const Vec value = only(exp_of_difference(hn::Sub(load(x + c, part), set(largest))), part);
     if constexpr (kGradient) store(value, x + c, part);
     return value;
   });

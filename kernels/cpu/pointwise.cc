@@ -8,6 +8,13 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd-inl.h"
 
+#ifndef COPPICE_KERNELS_CPU_POINTWISE_ONCE
+#define COPPICE_KERNELS_CPU_POINTWISE_ONCE
+namespace coppice {
+constexpr int64_t kSumColumns = 256;  // of a task that goes down all rows
+}  // namespace coppice
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace coppice {
 namespace HWY_NAMESPACE {
@@ -110,17 +117,30 @@ void scale_block(Matrix x, Matrix scale, Matrix y) {
   });
 }
 
-// sum += sum over rows of x, or of x * y; down the rows, then added once.
-void sum_rows(Matrix x, Matrix y, Matrix sum) {
-  for_columns(x.cols, [&](int64_t c, auto part) HWY_ATTR {
-    Vec total = set(0);
-    for (int64_t r = 0; r < x.rows; ++r) {
-      const Vec value = load(f32_row(x, r) + c, part);
-      total = hn::Add(total, y.empty() ? value : hn::Mul(value, load(f32_row(y, r) + c, part)));
+// sum += sum over rows of y, or of y * x, down the rows and added once. With x also dx = y * scale, where dx
+// is not empty; dx may be y.
+void sum_rows(Matrix y, Matrix x, Matrix scale, Matrix dx, Matrix sum) {
+  HWY_ALIGN float totals[kSumColumns];
+  for (int64_t begin = 0; begin < y.cols; begin += kSumColumns) {
+    const int64_t cols = std::min(kSumColumns, y.cols - begin);
+    std::fill_n(totals, cols, 0.0f);
+    for (int64_t r = 0; r < y.rows; ++r) {
+      const float* const y_row = f32_row(y, r) + begin;
+      const float* const x_row = x.empty() ? nullptr : f32_row(x, r) + begin;
+      float* const dx_row = dx.empty() ? nullptr : f32_row(dx, r) + begin;
+      for_columns(cols, [&](int64_t c, auto part) HWY_ATTR {
+        const Vec value = load(y_row + c, part);
+        const Vec term = x_row != nullptr ? hn::Mul(value, load(x_row + c, part)) : value;
+        store(hn::Add(load(totals + c, part), term), totals + c, part);
+        if (dx_row == nullptr) return;
+        store(hn::Mul(value, load(f32_row(scale, 0) + begin + c, part)), dx_row + c, part);
+      });
     }
-    float* const at = f32_row(sum, 0) + c;
-    store(hn::Add(load(at, part), total), at, part);
-  });
+    for_columns(cols, [&](int64_t c, auto part) HWY_ATTR {
+      float* const at = f32_row(sum, 0) + begin + c;
+      store(hn::Add(load(at, part), load(totals + c, part)), at, part);
+    });
+  }
 }
 
 using WordVec = hn::Vec<Words>;
@@ -209,8 +229,6 @@ HWY_EXPORT(add_row_block);
 HWY_EXPORT(scale_block);
 HWY_EXPORT(sum_rows);
 HWY_EXPORT(dropout_rows);
-
-constexpr int64_t kSumColumns = 128;  // of a task that goes down all rows
 
 void check_same(const Matrix& a, const Matrix& b) {
   CHECK(a.rows == b.rows && a.cols == b.cols && a.dtype == DType::kF32 && b.dtype == DType::kF32);
@@ -305,7 +323,6 @@ void CpuBackend::scale_columns(std::span<const ScaleColumnsItem> items) {
       });
 }
 
-// dscale += sum over rows of dy * x first, then dx = dy * scale: dx may be dy.
 void CpuBackend::scale_columns_backward(std::span<const ScaleColumnsBackwardItem> items) {
   for (const ScaleColumnsBackwardItem& item : items) {
     check_same(item.x, item.dy);
@@ -316,12 +333,11 @@ void CpuBackend::scale_columns_backward(std::span<const ScaleColumnsBackwardItem
   for_blocks(
       items, Cut{1, kSumColumns}, [](const ScaleColumnsBackwardItem& item) { return item.dscale; },
       [](const ScaleColumnsBackwardItem& item, const Block& block) {
-        const Matrix dy = item.dy.column_range(block.column, block.cols);
+        const auto part = [&](const Matrix& x) {
+          return x.empty() ? Matrix() : x.column_range(block.column, block.cols);
+        };
         HWY_DYNAMIC_DISPATCH(sum_rows)
-        (dy, item.x.column_range(block.column, block.cols), block.of(item.dscale));
-        if (item.dx.empty()) return;
-        HWY_DYNAMIC_DISPATCH(scale_block)
-        (dy, block.of(item.scale), item.dx.column_range(block.column, block.cols));
+        (part(item.dy), part(item.x), part(item.scale), part(item.dx), part(item.dscale));
       });
 }
 
@@ -341,7 +357,7 @@ void CpuBackend::add_bias_backward(std::span<const BiasItem> items) {
       items, Cut{1, kSumColumns}, [](const BiasItem& item) { return item.bias; },
       [](const BiasItem& item, const Block& block) {
         HWY_DYNAMIC_DISPATCH(sum_rows)
-        (item.y.column_range(block.column, block.cols), Matrix(), block.of(item.bias));
+        (item.y.column_range(block.column, block.cols), {}, {}, {}, block.of(item.bias));
       });
 }
 

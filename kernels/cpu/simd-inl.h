@@ -99,6 +99,17 @@ HWY_INLINE Vec round_to_bfloat16(Vec value) {
   return hn::BitCast(Floats(), hn::And(hn::IfThenElse(is_nan, quiet, up), hn::Set(words, 0xffff0000u)));
 }
 
+// exp(x - n log(2)), |x - n log(2)| <= log(2) / 2.
+HWY_INLINE Vec exp_of_rest(Vec x, Vec n) {
+  Vec r = hn::NegMulAdd(n, set(0.693145751953125f), x);
+  r = hn::NegMulAdd(n, set(1.42860682030941723e-6f), r);
+  Vec p = hn::MulAdd(r, set(0.001395172f), set(0.008369599f));
+  p = hn::MulAdd(r, p, set(0.041666187f));
+  p = hn::MulAdd(r, p, set(0.16666512f));
+  p = hn::MulAdd(r, p, set(0.5f));
+  return hn::Add(set(1.0f), hn::MulAdd(hn::Mul(r, r), p, r));
+}
+
 // exp(x) = 2^n exp(r), |r| <= log(2) / 2. The polynomial's error is 4e-9 of the value, the whole about 1 ulp;
 // overflow gives infinity, underflow goes through the denormals to 0, NaN stays.
 HWY_INLINE Vec exp(Vec x) {
@@ -106,19 +117,24 @@ HWY_INLINE Vec exp(Vec x) {
   const Ints ints;
   const Vec bounded = hn::Max(set(-104.0f), hn::Min(set(89.0f), x));  // in this order a NaN comes through
   const Vec n = hn::Round(hn::Mul(bounded, set(1.44269504088896341f)));
-  Vec r = hn::NegMulAdd(n, set(0.693145751953125f), bounded);
-  r = hn::NegMulAdd(n, set(1.42860682030941723e-6f), r);
-  Vec p = hn::MulAdd(r, set(0.001395172f), set(0.008369599f));
-  p = hn::MulAdd(r, p, set(0.041666187f));
-  p = hn::MulAdd(r, p, set(0.16666512f));
-  p = hn::MulAdd(r, p, set(0.5f));
-  p = hn::Add(set(1.0f), hn::MulAdd(hn::Mul(r, r), p, r));
+  const Vec p = exp_of_rest(bounded, n);
   // 2^n in two factors: n reaches from -150 to 128.
   const auto whole = hn::ConvertTo(ints, n);
   const auto half = hn::ShiftRight<1>(whole), rest = hn::Sub(whole, half), bias = hn::Set(ints, 127);
   const Vec scale1 = hn::BitCast(f, hn::ShiftLeft<23>(hn::Add(half, bias)));
   const Vec scale2 = hn::BitCast(f, hn::ShiftLeft<23>(hn::Add(rest, bias)));
   return hn::Mul(hn::Mul(p, scale1), scale2);
+}
+
+// exp(x) of a softmax: x <= 88. What would be a denormal (x < -87) is 0, which saves the second factor.
+HWY_INLINE Vec exp_of_difference(Vec x) {
+  const Words words;
+  const Vec shift = set(12582912.0f);  // 1.5 * 2^23: the sum's last bits are the nearest whole number
+  const Vec bounded = hn::Max(set(-87.0f), x);
+  const Vec sum = hn::MulAdd(bounded, set(1.44269504088896341f), shift);
+  const Vec p = exp_of_rest(bounded, hn::Sub(sum, shift));
+  const auto scale = hn::Add(hn::ShiftLeft<23>(hn::BitCast(words, sum)), hn::Set(words, 127u << 23));
+  return hn::IfThenZeroElse(hn::Lt(x, set(-87.0f)), hn::Mul(p, hn::BitCast(Floats(), scale)));
 }
 
 HWY_INLINE Vec sigmoid(Vec x) {
