@@ -91,7 +91,14 @@ void ThreadPool::parallel_for(int64_t count, const std::function<void(int64_t, i
   state.running.store(int(state.helpers.size()));
   state.start_round();
   state.drain(0);
-  while (state.running.load(std::memory_order_acquire) != 0) __builtin_ia32_pause();
+  // The helpers end within a task of each other; where another process has a core, it shall have it.
+  for (int spin = 0; state.running.load(std::memory_order_acquire) != 0; ++spin) {
+    if (spin < 2000) {
+      __builtin_ia32_pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
   if (state.error) std::rethrow_exception(state.error);
 }
 
