@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from lines import make_lines
-from test_tokenizer import SEED, tokenize, tokenizers  # noqa: F401 (a fixture)
+from test_tokenizer import SEED, tokenize
+from tokenizer_lines import make_lines
+from tokenizer_vocabularies import corpus
 from transformers import AutoTokenizer
-from vocabularies import corpus
 
 TOKEN = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
 
@@ -34,7 +34,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("kind", ["llama2", "unknown_apart"])
-def test_config_is_honoured_as_transformers_does(kind, name, tokenizers, tmp_path):  # noqa: F811
+def test_config_is_honoured_as_transformers_does(kind, name, tokenizers, tmp_path):
     folder = tmp_path / "backbone"
     folder.mkdir()
     (folder / "tokenizer.json").write_bytes(tokenizers[kind].read_bytes())
