@@ -19,6 +19,8 @@
 #define COPPICE_KERNELS_CPU_GEMM_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 
 #include "kernels/cpu/simd-inl.h"
@@ -29,6 +31,7 @@ namespace HWY_NAMESPACE {
 
 constexpr int kTileRows = kLanes >= 16 ? 8 : 4;  // with three vectors: 24 of 32 registers, or 12 of 16
 constexpr int kTileVectors = 3;
+constexpr int64_t kRowsAhead = 8;  // of b, when it is called into the cache
 
 // Element (i, k) at data[i * row + k * depth].
 struct LeftOperand {
@@ -46,9 +49,15 @@ HWY_INLINE void tile(int64_t depth, LeftOperand a, const float* HWY_RESTRICT b, 
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVectors; ++v) sums[i][v] = set(0);
   }
+  // The rows of c lie far apart: what the end will touch is called for at the start. So is a row of b that
+  // comes later.
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) hwy::Prefetch(c + i * c_stride + v * kLanes);
+  }
   const float* a_column = a.data;
   for (int64_t k = 0; k < depth; ++k) {
     Vec b_row[kVectors];
+    for (int v = 0; v < kVectors; ++v) hwy::Prefetch(b + kRowsAhead * b_stride + v * kLanes);
     for (int v = 0; v < kVectors - 1; ++v) b_row[v] = load(b + v * kLanes, Whole());
     b_row[kVectors - 1] = load(b + (kVectors - 1) * kLanes, last);
     for (int i = 0; i < kRows; ++i) {
