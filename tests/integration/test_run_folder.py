@@ -1,0 +1,144 @@
+"""What a run folder promises: one process at a time, changed jobs refused by name, readers beside a live run, errors of the disk."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+
+@pytest.fixture
+def start(program):
+    """Starts a run in the background and waits for its first metrics line; it is killed at the end."""
+    running = []
+
+    def begin(files, *flags):
+        command = [str(program), "run", str(files.path), "--output", str(files.output), "--progress", "none", *flags]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        metrics = files.output / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 0):
+            time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def one_line(done, *words):
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_a_second_process_is_refused_and_told_who(coppice, files, start):
+    files.job["train"]["max_steps"] = 100000
+    files.write()
+    process = start(files)
+    one_line(coppice("run", files.path, "--output", files.output), str(process.pid))
+
+
+def test_readers_beside_a_live_run(coppice, files, start):
+    files.job["train"]["max_steps"] = 100000
+    files.write()
+    process = start(files)
+    for i in range(20):
+        listed = coppice("jobs", files.output)
+        assert listed.returncode == 0, listed.stderr
+        assert "tone" in listed.stdout and "running" in listed.stdout
+    deadline = time.monotonic() + 30
+    while coppice("export", files.output, "tone", files.folder / "adapter").returncode != 0:
+        assert time.monotonic() < deadline
+    assert (files.folder / "adapter" / "adapter_model.safetensors").exists()
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize("key,value", [("learning_rate", 1e-3), ("seed", 7), ("max_steps", 1)])
+def test_a_changed_key_is_refused_by_name(coppice, files, key, value):
+    files.write()
+    assert coppice("run", files.path, "--output", files.output).returncode == 0
+    files.job["train"][key] = value
+    files.write()
+    one_line(coppice("run", files.path, "--output", files.output), "tone", f"train.{key}")
+
+
+def test_changed_data_is_refused(coppice, files):
+    files.write()
+    assert coppice("run", files.path, "--output", files.output).returncode == 0
+    files.rows.append({"prompt": "Say more:", "completion": " more"})
+    files.write()
+    one_line(coppice("run", files.path, "--output", files.output), "tone", "data")
+
+
+def test_new_jobs_are_added(coppice, files):
+    files.write()
+    assert coppice("run", files.path, "--output", files.output).returncode == 0
+    files.jobs["jobs"].append(files.job | {"name": "pitch"})
+    files.write()
+    done = coppice("run", files.path, "--output", files.output)
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(files.output / "adapters")) == ["pitch", "tone"]
+
+
+def test_dry_run_writes_nothing(coppice, files):
+    files.write()
+    done = coppice("run", files.path, "--output", files.output, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "tone" in done.stdout and "MiB" in done.stdout
+    assert not files.output.exists()
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(coppice, files):
+    files.job["method"] = {"peft_type": "LORA", "r": 16, "target_modules": "all-linear"}
+    files.job["train"]["max_steps"] = 6
+    files.write()
+
+    def small_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    done = coppice("run", files.path, "--output", files.output, "--progress", "none", preexec_fn=small_disk)
+    assert done.returncode == 2, done.stderr
+    assert "full" in done.stderr and str(files.output) in done.stderr
+    assert coppice("run", files.path, "--output", files.output).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder(coppice, files):
+    files.write()
+    files.output.mkdir(mode=0o500)
+    one_line(coppice("run", files.path, "--output", files.output), str(files.output))
+
+
+def test_output_that_is_a_file(coppice, files):
+    files.write()
+    files.output.write_text("a file")
+    one_line(coppice("run", files.path, "--output", files.output), str(files.output))
+
+
+def test_folders_that_are_none(coppice, files, tmp_path):
+    one_line(coppice("jobs", tmp_path / "nowhere"), "nowhere")
+    one_line(coppice("export", tmp_path / "nowhere", "tone", tmp_path / "out"), "nowhere")
+    files.write()
+    assert coppice("run", files.path, "--output", files.output).returncode == 0
+    one_line(coppice("export", files.output, "pitch", tmp_path / "out"), "pitch", "tone")
+
+
+def test_metrics_lines(coppice, files):
+    files.job["data"]["eval"] = "rows.jsonl"
+    files.job["train"] |= {"eval_on_start": True, "eval_strategy": "steps", "eval_steps": 1}
+    files.write()
+    assert coppice("run", files.path, "--output", files.output).returncode == 0
+    lines = [json.loads(line) for line in (files.output / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [list(line) for line in steps] == [["job", "step", "loss", "grad_norm", "learning_rate", "tokens", "time"]] * 2
+    assert [line["step"] for line in lines if "eval_loss" in line] == [0, 1, 2]
+    assert [line["step"] for line in steps] == [1, 2]
