@@ -38,7 +38,7 @@ struct CachedAdapter {
   // The last micro-batch that adds to the slots, as (step, number).
   std::pair<int64_t, int64_t> last_micro_batch{-1, -1};
 
-  // CHECKs that a job's micro-batches come in order: their gradients add up in the order of the forwards.
+  // CHECKs that a job's micro-batches come in order: their gradients add up in that order.
   void follow(const Segment& segment);
 };
 

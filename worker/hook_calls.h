@@ -5,12 +5,10 @@
 //
 // The order at a projection y = f(W g(x)), g and f the hooks on input and output:
 //   forward   projection_input on a copy of x; the frozen product; projection_output with the x of before g.
-//   backward  projection_output_backward first (it adds its own part to dx and turns dy into what W is to
-//   see); then the frozen
-//             product accumulates into dx; projection_input_backward between the two where there is a g
-//             (backbone/linear.cc).
-// dx starts at zero, always, so that no row's arithmetic depends on whether somebody else's hook wrote there
-// before.
+//   backward  projection_output_backward first: it adds its own part to dx and leaves in dy what W is to
+//             see; then the frozen product, which adds to dx; where there is a g,
+//             projection_input_backward turns the product before it is added (backbone/linear.cc).
+// dx starts at zero, always, so that no row's arithmetic depends on whether somebody else's hook wrote there.
 //
 // Thread: compute thread. Errors: kExhausted from the device.
 

@@ -55,6 +55,13 @@ void PackRows::list_rows(Backend& backend, RotaryTable& rotary, int64_t head_dim
   backend.upload(sines.data(), sines_.matrix);
 }
 
+void PackRows::follow() {
+  if (followed_) return;
+  followed_ = true;
+  for (size_t s = 0; s < adapters_.size(); ++s)
+    if (adapters_[s] && pack_.segments[s].training) adapters_[s]->follow(pack_.segments[s]);
+}
+
 void PackRows::bind(const AdapterCache& adapters) {
   for (size_t s = 0; s < pack_.segments.size(); ++s) {
     const Segment& segment = pack_.segments[s];
@@ -62,10 +69,7 @@ void PackRows::bind(const AdapterCache& adapters) {
     CachedAdapter* cached = adapters_.back().get();
     if (cached == nullptr) continue;
     CHECK(cached->version == segment.version);
-    if (segment.training) {
-      CHECK(cached->training);
-      cached->follow(segment);
-    }
+    CHECK(cached->training || !segment.training);
     HookUse use;
     use.adapter = &cached->adapter;
     use.segment = &segment;

@@ -38,6 +38,8 @@ class PackRows {
   Matrix sines() const { return sines_.matrix; }
   // Sequence in the step and row in the sequence, two for each row of the pack.
   const std::vector<int32_t>& row_ids() const { return host_row_ids_; }
+  // Before the first gradient of the pack here: CHECKs that the micro-batches of each job come in order.
+  void follow();
 
  private:
   void check() const;
@@ -48,6 +50,7 @@ class PackRows {
   std::vector<RowsOfSequence> sequences_;
   std::vector<std::shared_ptr<CachedAdapter>> adapters_;  // by segment
   PackUses uses_;
+  bool followed_ = false;
   std::vector<int32_t> host_row_ids_;
   Buffer row_ids_, token_ids_;
   Rows cosines_, sines_;

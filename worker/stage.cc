@@ -154,8 +154,9 @@ std::vector<SegmentLoss> Stage::loss(const Pack& pack, const PackTargets& target
   *drows = {};
   const int64_t lower = pack.backward_rows(config().layers - 1);
   if (lower > 0) *drows = make_rows(impl_->backend, lower, config().hidden);
-  return impl_->layers.head->loss(*impl_->find(pack).rows, targets, rows.matrix, log_probabilities,
-                                  drows->matrix);
+  PackRows& pack_rows = *impl_->find(pack).rows;
+  pack_rows.follow();
+  return impl_->layers.head->loss(pack_rows, targets, rows.matrix, log_probabilities, drows->matrix);
 }
 
 Rows Stage::backward(const Pack& pack, Rows drows) {
@@ -167,6 +168,7 @@ Rows Stage::backward(const Pack& pack, Rows drows) {
   }
   CHECK(!activations.backward_done);
   activations.backward_done = true;
+  activations.rows->follow();
   for (int64_t layer = options().end_layer - 1; layer >= options().first_layer; --layer) {
     if (pack.backward_rows(layer) == 0) return {};
     CHECK(drows.matrix.rows == pack.backward_rows(layer));

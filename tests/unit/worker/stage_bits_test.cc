@@ -164,7 +164,8 @@ TEST_P(StageBitsTest, NanStaysWithItsJob) {
 TEST_P(StageBitsTest, OtherShapesAreIsolatedToo) {
   const TinyShape shapes[] = {{.family = "qwen3", .head_dim = 8, .tied = true},
                               {.family = "llama", .kv_heads = 1, .biases = true, .rope = "dynamic"},
-                              {.family = "mistral", .window = 3}};
+                              {.family = "mistral", .window = 3},
+                              {.intermediate = 2100, .layers = 2}};
   for (const TinyShape& shape : shapes) {
     const TinyBackbone other(shape);
     const BackboneConfig& config = other.config();
