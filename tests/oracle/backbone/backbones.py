@@ -113,9 +113,9 @@ def randomize(model, seed):
             elif name.endswith("bias"):
                 parameter.copy_(0.5 * noise)
             elif "embed_tokens" in name or "lm_head" in name:
-                parameter.copy_(0.5 * noise)
+                parameter.copy_(0.25 * noise)
             else:
-                parameter.copy_(noise * (1.5 / parameter.shape[1] ** 0.5))
+                parameter.copy_(noise / parameter.shape[1] ** 0.5)
 
 
 def write_as_version4(folder):
