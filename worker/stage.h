@@ -1,12 +1,15 @@
 #pragma once
-// A stage: a contiguous range of backbone layers on one device, with the embedding where it is the first and the head and loss
-// where it is the last. It holds the packed frozen weights, the adapters' tensors that live in its layers (one version a job), their
-// gradient slots, and what packs in flight keep for their backward. It knows nothing of messages, schedules or optimizers.
+// A stage: a contiguous range of backbone layers on one device, with the embedding where it is the first and
+// the head and loss where it is the last. It holds the packed frozen weights, the adapters' tensors that live
+// in its layers (one version a job), their gradient slots, and what packs in flight keep for their backward.
+// It knows nothing of messages, schedules or optimizers.
 //
-// The life of a pack: forward once, on the last stage loss, then (where any segment trains) backward once; finish frees it. Packs go
-// through each direction in the order of their forwards. Gradients of a job add up over packs until take_gradients.
+// The life of a pack: forward once, on the last stage loss, then (where any segment trains) backward once;
+// finish frees it. Packs go through each direction in the order of their forwards. Gradients of a job add up
+// over packs until take_gradients.
 //
-// Thread: compute thread. Errors: kExhausted from the device; kInvalid, kUnsupported from construction, naming the file.
+// Thread: compute thread. Errors: kExhausted from the device; kInvalid, kUnsupported from construction,
+// naming the file.
 
 #include <cstdint>
 #include <map>
@@ -36,7 +39,8 @@ struct StageOptions {
 class Stage {
  public:
   // folder: of the backbone. Weights are packed here and the mapped pages released.
-  Stage(Backend& backend, const BackboneConfig& config, const std::string& folder, const StageOptions& options);
+  Stage(Backend& backend, const BackboneConfig& config, const std::string& folder,
+        const StageOptions& options);
   ~Stage();
 
   const BackboneConfig& config() const;
@@ -47,9 +51,10 @@ class Stage {
   // --- adapters
   // Version 0 of the tensors that live here.
   std::vector<NumberedTensor> initial_tensors(const MethodConfig& method, uint64_t seed) const;
-  // Makes (or replaces) a job's adapter at a version; tensors: all that live here. training: gradient slots, set to zero when made.
-  void set_adapter(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed, int64_t version,
-                   std::span<const NumberedTensor> tensors, bool training);
+  // Makes (or replaces) a job's adapter at a version; tensors: all that live here. training: gradient slots,
+  // set to zero when made.
+  void set_adapter(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed,
+                   int64_t version, std::span<const NumberedTensor> tensors, bool training);
   // Empty where nothing of the job's lives here; zeroes the slots.
   std::vector<NumberedTensor> take_gradients(const std::string& job);
   void drop_adapter(const std::string& job);
@@ -58,13 +63,15 @@ class Stage {
   // --- packs. A segment of a job that has no adapter here goes through the bare backbone.
   Rows forward(const Pack& pack, const PackTokens& tokens);  // first stage: rows after the last block here
   Rows forward(const Pack& pack, Rows rows);                 // others
-  // Last stage: the loss of every segment from the rows of the last forward, and the rows of the backward (empty where none).
-  // The final norm and the head go over the rows with targets alone.
-  std::vector<SegmentLoss> loss(const Pack& pack, const PackTargets& targets, const Rows& rows, bool log_probabilities,
-                                Rows* drows);
-  // drows: of pack.backward_rows(end_layer - 1 of this stage) rows. Returns those for the stage below; empty where none
-  // of the pack's segments reaches there.
+  // Last stage: the loss of every segment from the rows of the last forward, and the rows of the backward
+  // (empty where none). The final norm and the head go over the rows with targets alone.
+  std::vector<SegmentLoss> loss(const Pack& pack, const PackTargets& targets, const Rows& rows,
+                                bool log_probabilities, Rows* drows);
+  // drows: of pack.backward_rows(end_layer - 1 of this stage) rows. Returns those for the stage below; empty
+  // where none of the pack's segments reaches there.
   Rows backward(const Pack& pack, Rows drows);
+  // Frees what is kept of the pack, also of one whose forward or backward threw; nothing where it is not
+  // known.
   void finish(const Pack& pack);
 
   // --- decoding, on a stage that holds the whole backbone: keys and values of what went before are cached.
@@ -81,7 +88,8 @@ class Stage {
 class Stage::Decoder {
  public:
   virtual ~Decoder() = default;
-  // Appends tokens (the prompt, or the one sampled last) and returns the logits [vocabulary] after the last of them.
+  // Appends tokens (the prompt, or the one sampled last) and returns the logits [vocabulary] after the last
+  // of them.
   virtual std::vector<float> append(std::span<const int32_t> tokens) = 0;
 };
 
