@@ -172,13 +172,15 @@ class Bottleneck : public Method {
         {parse_json(R"({"peft_type": "BOTTLENECK", "config": "houlsby", "reduction_factor": 3})", "example"),
          true},
         {parse_json(
-             R"({"peft_type": "BOTTLENECK", "config": "pfeiffer", "bottleneck_size": 7, "non_linearity": "gelu",
+             R"({"peft_type": "BOTTLENECK", "config": "pfeiffer", "bottleneck_size": 7,
+                            "non_linearity": "gelu",
                             "leave_out": [0, 1]})",
              "example"),
          true},
         {parse_json(
              R"({"peft_type": "BOTTLENECK", "mh_adapter": true, "output_adapter": false, "bottleneck_size": 1,
-                            "non_linearity": "gelu_new", "init_weights": "bert", "layers_to_transform": [1, 3]})",
+                            "non_linearity": "gelu_new", "init_weights": "bert",
+                            "layers_to_transform": [1, 3]})",
              "example"),
          false}};
   }

@@ -185,25 +185,26 @@ class Lora : public Method {
  public:
   std::string_view peft_type() const override { return "LORA"; }
   std::vector<MethodExample> examples() const override {
-    return {
-        {parse_json(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": "all-linear",
+    return {{parse_json(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 6, "target_modules": "all-linear",
                             "rank_pattern": {"k_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 3}})",
-                    "example"),
-         true},
-        {parse_json(
-             R"({"peft_type": "LORA", "r": 3, "lora_alpha": 5, "lora_dropout": 0.25, "use_rslora": true,
-                            "target_modules": ["embed_tokens", "o_proj"], "exclude_modules": ["layers.0.self_attn.o_proj"]})",
-             "example"),
-         true},
-        {parse_json(R"({"peft_type": "LORA", "r": 5, "lora_alpha": 5, "init_lora_weights": "gaussian",
+                        "example"),
+             true},
+            {parse_json(
+                 R"({"peft_type": "LORA", "r": 3, "lora_alpha": 5, "lora_dropout": 0.25, "use_rslora": true,
+                            "target_modules": ["embed_tokens", "o_proj"],
+                            "exclude_modules": ["layers.0.self_attn.o_proj"]})",
+                 "example"),
+             true},
+            {parse_json(R"({"peft_type": "LORA", "r": 5, "lora_alpha": 5, "init_lora_weights": "gaussian",
                             "target_modules": "lm_head|.*\\.2\\.self_attn\\.[qv]_proj"})",
-                    "example"),
-         true},
-        {parse_json(
-             R"({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "lora_dropout": 0.5, "init_lora_weights": false,
+                        "example"),
+             true},
+            {parse_json(
+                 R"({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "lora_dropout": 0.5,
+                            "init_lora_weights": false,
                             "target_modules": ["q_proj", "down_proj"], "layers_to_transform": [2, 3]})",
-             "example"),
-         false}};
+                 "example"),
+             false}};
   }
   std::unique_ptr<MethodConfig> configure(const Json& keys, const BackboneConfig& backbone,
                                           const std::string& where) const override {

@@ -1,16 +1,20 @@
 #pragma once
-// How a PEFT method takes part. A method is one file in worker/peft and one line in the registry: its config keys, tensors,
-// forward and backward at its hooks, HF names. A family never names a method, a method never names a family.
+// How a PEFT method takes part. A method is one file in worker/peft and one line in the registry: its config
+// keys, tensors, forward and backward at its hooks, HF names. A family never names a method, a method never
+// names a family.
 //
-// Three objects: a Method is the kind ("LORA"), stateless and shared. A MethodConfig is what Method::configure made of one job's
-// keys on one backbone: the manifest of tensors and where they sit; immutable, the same on every rank. An Adapter is a job's
-// tensors on one stage at one version, with their gradient slots.
+// Three objects: a Method is the kind ("LORA"), stateless and shared. A MethodConfig is what
+// Method::configure made of one job's keys on one backbone: the manifest of tensors and where they sit;
+// immutable, the same on every rank. An Adapter is a job's tensors on one stage at one version, with their
+// gradient slots.
 //
-// The block calls a hook once for all segments of a pack that use it, grouped by kind, so that a method hands the device all
-// jobs at once (grouped operators). A use tells which job and which rows. Nothing that a hook computes for one segment may
-// depend on another. Gradients accumulate into the adapter's slots in the order of the uses.
+// The block calls a hook once for all segments of a pack that use it, grouped by kind, so that a method hands
+// the device all jobs at once (grouped operators). A use tells which job and which rows. Nothing that a hook
+// computes for one segment may depend on another. Gradients accumulate into the adapter's slots in the order
+// of the uses.
 //
-// Thread: configure anywhere; hooks on the compute thread. Errors: kInvalid, kUnsupported from configure, naming the field.
+// Thread: configure anywhere; hooks on the compute thread. Errors: kInvalid, kUnsupported from configure,
+// naming the field.
 
 #include <cstdint>
 #include <functional>
@@ -36,17 +40,19 @@ struct Initial {
   enum class Kind { kZeros, kOnes, kNormal, kUniform, kEmbeddingRows };
   Kind kind = Kind::kZeros;
   float scale = 0;  // standard deviation (kNormal), half width (kUniform)
-  std::vector<int32_t> tokens;  // kEmbeddingRows: the rows of the embedding that it starts from; empty: drawn from
-  int64_t vocabulary = 0;       // [0, vocabulary), one for each row of the tensor
+  std::vector<int32_t>
+      tokens;              // kEmbeddingRows: the rows of the embedding that it starts from; empty: drawn from
+  int64_t vocabulary = 0;  // [0, vocabulary), one for each row of the tensor
 };
 
 struct TensorSpec {
-  std::string name;  // canonical and stable: "model.layers.3.self_attn.q_proj.lora_A"; keys of the store and of Philox
-  int64_t layer = 0; // where it lives: -1 the embedding's stage, 0.. that block's, layers the head's
-  Shape shape;       // one or two dimensions
+  std::string name;   // canonical and stable: "model.layers.3.self_attn.q_proj.lora_A"; keys of the store and
+                      // of Philox
+  int64_t layer = 0;  // where it lives: -1 the embedding's stage, 0.. that block's, layers the head's
+  Shape shape;        // one or two dimensions
   Initial initial;
-  std::string hf_name;          // in adapter_model.safetensors
-  bool hf_transposed = false;   // the file holds the transpose
+  std::string hf_name;         // in adapter_model.safetensors
+  bool hf_transposed = false;  // the file holds the transpose
 };
 
 // Which hooks a config uses; the block asks before it calls.
@@ -64,17 +70,21 @@ class MethodConfig {
  public:
   virtual ~MethodConfig() = default;
   const Method& method() const { return *method_; }
-  const std::vector<TensorSpec>& tensors() const { return tensors_; }  // in canonical order: by layer, module, name
+  const std::vector<TensorSpec>& tensors() const {
+    return tensors_;
+  }  // in canonical order: by layer, module, name
   const Hooks& hooks() const { return hooks_; }
-  int64_t virtual_rows() const { return virtual_rows_; }      // rows before each sequence
-  int64_t prefix_rows() const { return prefix_rows_; }        // learned keys before each sequence; they take positions
-  int64_t lowest_layer() const;                               // the smallest TensorSpec::layer
+  int64_t virtual_rows() const { return virtual_rows_; }  // rows before each sequence
+  int64_t prefix_rows() const {
+    return prefix_rows_;
+  }                              // learned keys before each sequence; they take positions
+  int64_t lowest_layer() const;  // the smallest TensorSpec::layer
   int64_t trainable_parameters() const;
   // The keys as HF peft writes them in adapter_config.json (every key that peft needs to load it).
   virtual Json hf_config() const = 0;
-  // The tensors as adapter_model.safetensors holds them, and back; in the order of the manifest. The defaults follow
-  // TensorSpec::hf_name and hf_transposed. find gives the file's tensor of a name, and throws where there is none; a wrong shape
-  // is kInvalid, naming the tensor and both shapes.
+  // The tensors as adapter_model.safetensors holds them, and back; in the order of the manifest. The defaults
+  // follow TensorSpec::hf_name and hf_transposed. find gives the file's tensor of a name, and throws where
+  // there is none; a wrong shape is kInvalid, naming the tensor and both shapes.
   virtual std::vector<std::pair<std::string, Tensor>> to_hf(const std::vector<Tensor>& tensors) const;
   virtual std::vector<Tensor> from_hf(const std::function<Tensor(const std::string& hf_name)>& find) const;
   // Names that peft writes beside those: copies of the backbone's own weights, which nobody needs to read.
@@ -114,8 +124,9 @@ class HookContext {
   virtual Backend& backend() = 0;
   virtual DType compute() const = 0;
   virtual int64_t layer() const = 0;
-  // Kept from the forward of this segment at this layer until its backward (recomputed with checkpointing, then kept again):
-  // makes it in the forward, finds it in the backward. key: unique within the method's hooks of one layer.
+  // Kept from the forward of this segment at this layer until its backward (recomputed with checkpointing,
+  // then kept again): makes it in the forward, finds it in the backward. key: unique within the method's
+  // hooks of one layer.
   virtual Matrix keep(const HookUse& use, int key, int64_t rows, int64_t cols) = 0;
   virtual Matrix kept(const HookUse& use, int key) = 0;
   // Until the hook returns.
@@ -134,16 +145,18 @@ class Method {
  public:
   virtual ~Method() = default;
   virtual std::string_view peft_type() const = 0;  // "LORA"
-  // Together they use everything that the method has, on any backbone of four layers with the usual names of modules.
+  // Together they use everything that the method has, on any backbone of four layers with the usual names of
+  // modules.
   virtual std::vector<MethodExample> examples() const { return {}; }
-  // keys: of the job file's method block or of an adapter_config.json; where: its path for errors. Every key of peft's config is
-  // accepted at its neutral value, supported, or refused by name.
+  // keys: of the job file's method block or of an adapter_config.json; where: its path for errors. Every key
+  // of peft's config is accepted at its neutral value, supported, or refused by name.
   virtual std::unique_ptr<MethodConfig> configure(const Json& keys, const BackboneConfig& backbone,
                                                   const std::string& where) const = 0;
 
-  // Hooks. Matrices span all rows at hand, a use's rows are [row, row + rows) of them. Those of a backward span the rows whose
-  // backward reaches this layer, which are the first of the pack; its uses are those with such rows. dx is empty where nobody
-  // needs it. A use at the embedding (Slot::kEmbedding) has token_ids and an empty x.
+  // Hooks. Matrices span all rows at hand, a use's rows are [row, row + rows) of them. Those of a backward
+  // span the rows whose backward reaches this layer, which are the first of the pack; its uses are those with
+  // such rows. dx is empty where nobody needs it. A use at the embedding (Slot::kEmbedding) has token_ids and
+  // an empty x.
 
   // [rows, hidden] after the embedding lookup: write virtual rows, add to token rows.
   virtual void token_rows(HookContext&, std::span<const HookUse>, Matrix rows) const;
@@ -158,13 +171,15 @@ class Method {
 
   // After the frozen projection: change y [rows, out] in place, knowing x.
   virtual bool wants_output(const MethodConfig&, const Module&) const { return false; }
-  virtual void projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix x, Matrix y) const;
-  // Before the frozen backward: add to dx what does not go through W, and change dy in place to what the frozen projection is
-  // to see.
-  virtual void projection_output_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix x, Matrix dy,
-                                          Matrix dx) const;
+  virtual void projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
+                                 Matrix y) const;
+  // Before the frozen backward: add to dx what does not go through W, and change dy in place to what the
+  // frozen projection is to see.
+  virtual void projection_output_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
+                                          Matrix dy, Matrix dx) const;
 
-  // Learned pairs before a sequence's own: [prefix_rows, kv_size] each, no rotary. Gradients are accumulated into the second.
+  // Learned pairs before a sequence's own: [prefix_rows, kv_size] each, no rotary. Gradients are accumulated
+  // into the second.
   struct KeysValues {
     Matrix keys, values, dkeys, dvalues;
   };
@@ -180,9 +195,11 @@ class Method {
 std::vector<const Method*> methods();
 const Method& find_method(std::string_view peft_type);
 // Reads peft_type and configures.
-std::unique_ptr<MethodConfig> configure_method(const Json& keys, const BackboneConfig& backbone, const std::string& where);
+std::unique_ptr<MethodConfig> configure_method(const Json& keys, const BackboneConfig& backbone,
+                                               const std::string& where);
 
-// Version 0 of a tensor. embedding_row: gives a row of the backbone's embedding as float32, for kEmbeddingRows.
+// Version 0 of a tensor. embedding_row: gives a row of the backbone's embedding as float32, for
+// kEmbeddingRows.
 Tensor initial_value(const TensorSpec& spec, uint64_t seed,
                      const std::function<std::vector<float>(int32_t token)>& embedding_row);
 

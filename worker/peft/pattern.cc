@@ -67,7 +67,8 @@ bool ModulePattern::matches_whole(const std::string& text) const {
   return found;
 }
 
-std::optional<std::string> ModulePattern::group_at_start(const std::string& text, const std::string& name) const {
+std::optional<std::string> ModulePattern::group_at_start(const std::string& text,
+                                                         const std::string& name) const {
   Impl::Match match = impl_->match(text);
   match.matcher->reset(match.text);
   UErrorCode status = U_ZERO_ERROR;

@@ -50,12 +50,12 @@ class PromptTuning : public Method {
  public:
   std::string_view peft_type() const override { return "PROMPT_TUNING"; }
   std::vector<MethodExample> examples() const override {
-    return {
-        {parse_json(R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5})", "example"), false},
-        {parse_json(
-             R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2, "prompt_tuning_init": "SAMPLE_VOCAB"})",
-             "example"),
-         false}};
+    return {{parse_json(R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5})", "example"), false},
+            {parse_json(
+                 R"({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2,
+                            "prompt_tuning_init": "SAMPLE_VOCAB"})",
+                 "example"),
+             false}};
   }
   std::unique_ptr<MethodConfig> configure(const Json& keys, const BackboneConfig& backbone,
                                           const std::string& where) const override {

@@ -26,8 +26,8 @@ void read_neutral_module_keys(Keys& keys);
 
 struct TargetOptions {
   std::vector<std::string> fallback = {};  // where target_modules is absent; empty: it is required
-  bool layers = false;                // reads layers_to_transform and layers_pattern
-  bool embedding = false;             // embed_tokens may be a target
+  bool layers = false;                     // reads layers_to_transform and layers_pattern
+  bool embedding = false;                  // embed_tokens may be a target
 };
 struct Targets {
   std::vector<Module> modules;  // in canonical order, at least one

@@ -42,7 +42,8 @@ TEST(Ia3Test, LaysItsVectorsOutAsPeftDoes) {
 
 TEST(Ia3Test, ReadsWhatPeftWrites) {
   EXPECT_EQ(parameters(R"({"auto_mapping": null, "base_model_name_or_path": null, "exclude_modules": null,
-      "fan_in_fan_out": false, "feedforward_modules": ["down_proj"], "inference_mode": true, "init_ia3_weights": true,
+      "fan_in_fan_out": false, "feedforward_modules": ["down_proj"], "inference_mode": true,
+      "init_ia3_weights": true,
       "modules_to_save": null, "peft_type": "IA3", "peft_version": "0.21.2", "revision": null,
       "target_modules": ["k_proj", "down_proj"], "task_type": "CAUSAL_LM"})"),
             12 * 48);

@@ -112,7 +112,8 @@ TEST(LoraTest, RefusesByNameWhatIsNotSupported) {
       "use_dora": true, "bias": "all", "lora_bias": true, "modules_to_save": ["lm_head"], "use_qalora": true,
       "layer_replication": [[0, 4]], "trainable_token_indices": [1], "target_parameters": ["w"],
       "megatron_config": {}, "loftq_config": {"loftq_bits": 4}, "eva_config": {"rho": 2}, "corda_config": {},
-      "lora_ga_config": {}, "velora_config": {}, "kasa_config": {}, "arrow_config": {}, "monteclora_config": {},
+      "lora_ga_config": {}, "velora_config": {}, "kasa_config": {}, "arrow_config": {},
+      "monteclora_config": {},
       "alora_invocation_tokens": [1], "use_bdlora": true, "ensure_weight_tying": true, "fan_in_fan_out": true,
       "init_lora_weights": "pissa", "task_type": "SEQ_CLS"})");
   for (const auto& [key, value] : values.items()) {

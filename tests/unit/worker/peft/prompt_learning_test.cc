@@ -50,8 +50,10 @@ TEST(PrefixTuningTest, StartsAsPeftDoes) {
 
 TEST(PrefixTuningTest, ReadsWhatPeftWrites) {
   EXPECT_EQ(parameters(R"({"auto_mapping": null, "base_model_name_or_path": null, "encoder_hidden_size": 8,
-      "inference_mode": true, "init_weights": null, "modules_to_save": null, "num_attention_heads": 2, "num_layers": 12,
-      "num_transformer_submodules": 1, "num_virtual_tokens": 5, "peft_type": "PREFIX_TUNING", "peft_version": "0.21.2",
+      "inference_mode": true, "init_weights": null, "modules_to_save": null, "num_attention_heads": 2,
+      "num_layers": 12,
+      "num_transformer_submodules": 1, "num_virtual_tokens": 5, "peft_type": "PREFIX_TUNING",
+      "peft_version": "0.21.2",
       "prefix_projection": false, "revision": null, "task_type": "CAUSAL_LM", "token_dim": 8})"),
             960);
 }
@@ -121,7 +123,8 @@ TEST(PromptTuningTest, StartsFromTokensThatAreGiven) {
 TEST(PromptTuningTest, ReadsWhatPeftWritesAndRefusesTheRest) {
   EXPECT_EQ(parameters(R"({"auto_mapping": null, "base_model_name_or_path": null, "inference_mode": true,
       "modules_to_save": null, "num_attention_heads": 4, "num_layers": 12, "num_transformer_submodules": 1,
-      "num_virtual_tokens": 5, "peft_type": "PROMPT_TUNING", "peft_version": "0.21.2", "prompt_tuning_init": "RANDOM",
+      "num_virtual_tokens": 5, "peft_type": "PROMPT_TUNING", "peft_version": "0.21.2",
+      "prompt_tuning_init": "RANDOM",
       "prompt_tuning_init_text": null, "revision": null, "task_type": "CAUSAL_LM", "token_dim": 16,
       "tokenizer_kwargs": null, "tokenizer_name_or_path": null})"),
             80);
