@@ -1,5 +1,6 @@
 #include "coordinator/prepare.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "common/base/error.h"
@@ -31,15 +32,22 @@ std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& ba
       job->method = configure_method(spec.method, backbone.config, "method");
     }
     const int64_t learned = job->method->virtual_rows() + job->method->prefix_rows();
-    if (spec.data.max_length + learned > backbone.config.max_positions) {
+    const int64_t positions = backbone.config.max_positions - learned;
+    DataArguments& data = job->spec.data;
+    if (data.max_length > positions) {
       throw invalid(
-          "data.max_length is {} and the method adds {} positions; the backbone has {} "
-          "(max_position_embeddings)",
-          spec.data.max_length, learned, backbone.config.max_positions);
+          "data.max_length is {}; the backbone has {} positions (max_position_embeddings), of which the "
+          "method takes {}",
+          data.max_length, backbone.config.max_positions, learned);
     }
+    if (positions < 2)
+      throw invalid("method: its {} virtual tokens leave no room in {} positions", learned,
+                    backbone.config.max_positions);
+    data.max_length = std::min(data.length_limit(), positions);
     const Tokenizer* tokenizer = backbone.tokenizer ? &*backbone.tokenizer : nullptr;
-    job->data = read_job_data(spec, tokenizer, backbone.config.vocabulary, job->method->virtual_rows() > 0);
-    job->batching = std::make_unique<Batching>(job->data, spec, job->method->virtual_rows());
+    job->data =
+        read_job_data(job->spec, tokenizer, backbone.config.vocabulary, job->method->virtual_rows() > 0);
+    job->batching = std::make_unique<Batching>(job->data, job->spec, job->method->virtual_rows());
   } catch (const Error& error) {
     throw Error(error.code(), fmt::format("job {}: {}", spec.name, error.what()));
   }

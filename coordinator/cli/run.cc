@@ -61,19 +61,10 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
               mebibytes(model.packs_bytes()), mebibytes(adapters), mebibytes(model.limit_bytes));
 }
 
-// One invalid job refuses the file: all are prepared, and all that is wrong is said.
+// One invalid job refuses the file.
 std::vector<std::unique_ptr<PreparedJob>> prepare_all(const JobFile& file, const Backbone& backbone) {
   std::vector<std::unique_ptr<PreparedJob>> jobs;
-  std::optional<Error> first;
-  for (const JobSpec& spec : file.jobs) {
-    try {
-      jobs.push_back(prepare_job(spec, backbone));
-    } catch (const Error& error) {
-      if (first) std::fprintf(stderr, "coppice: %s\n", first->what());
-      first = error;
-    }
-  }
-  if (first) throw *first;
+  for (const JobSpec& spec : file.jobs) jobs.push_back(prepare_job(spec, backbone));
   return jobs;
 }
 

@@ -48,7 +48,7 @@ Batching::Batching(const JobData& data, const JobSpec& spec, int64_t virtual_row
   // Where the job says nothing, a sequence of max_length always fits, with the virtual rows before it.
   max_rows_ = train_.max_tokens_per_micro_batch > 0
                   ? train_.max_tokens_per_micro_batch
-                  : std::max(kDefaultTokens, spec.data.max_length + virtual_rows);
+                  : std::max(kDefaultTokens, spec.data.length_limit() + virtual_rows);
   if (data.train.examples.empty()) throw invalid("jobs.{}: there is no training data", spec.name);
   check_lengths(data.train, "training", spec, virtual_rows, max_rows_);
   check_lengths(data.eval, "evaluation", spec, virtual_rows, max_rows_);

@@ -56,7 +56,7 @@ Json data_keys(const DataArguments& data) {
   keys["train"] = data.train;
   keys["eval"] = data.eval ? Json(*data.eval) : Json();
   keys["eval_split"] = data.eval_split;
-  keys["max_length"] = data.max_length;
+  keys["max_length"] = data.max_length > 0 ? Json(data.max_length) : Json();
   keys["on_long"] = kOnLong[size_t(data.on_long)];
   keys["loss_on"] = kLossOn[size_t(data.loss_on)];
   keys["shuffle"] = data.shuffle;

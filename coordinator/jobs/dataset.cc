@@ -88,7 +88,7 @@ int64_t Example::targets(bool virtual_rows) const {
 Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
                      int64_t vocabulary, bool virtual_rows) {
   const RowReader reader(path, data, tokenizer, vocabulary);
-  const size_t max_length = size_t(data.max_length);
+  const size_t max_length = size_t(data.length_limit());
   Dataset dataset;
   read_jsonl(path, [&](const Json& row, int64_t line) {
     Example example = reader.read(row, line);

@@ -51,12 +51,14 @@ struct DataArguments {
   std::optional<std::string> eval;  // path
   double eval_split =
       0;  // share (0, 1) or number (>= 1) of the training rows held out, where there is no eval file
-  int64_t max_length = 1024;  // tokens of a sequence
+  int64_t max_length = 0;  // tokens of a sequence; 0: 1024, or what the backbone has where that is less
   OnLong on_long = OnLong::kError;
   LossOn loss_on = LossOn::kCompletion;
   bool shuffle = true;
   std::optional<std::string>
       prompt_template;  // data.template: "{instruction}...{input}...", for rows of instruction form
+
+  int64_t length_limit() const { return max_length > 0 ? max_length : 1024; }
 };
 
 struct JobSpec {

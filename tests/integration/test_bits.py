@@ -58,7 +58,7 @@ def write_backbone(folder):
 
 def job(name, kind, seed, **train):
     settings = {"max_steps": 3, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "learning_rate": 1e-2, "seed": seed}
-    return {"name": name, "method": METHODS[kind], "data": {"train": f"{name}.jsonl", "max_length": 64}, "train": settings | train}
+    return {"name": name, "method": METHODS[kind], "data": {"train": f"{name}.jsonl"}, "train": settings | train}
 
 
 SUBJECTS = [job(kind, kind, seed) for seed, kind in enumerate(METHODS)]
