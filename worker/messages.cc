@@ -1,5 +1,6 @@
 #include "worker/messages.h"
 
+#include <cstdint>
 #include <cstring>
 
 #include "common/base/error.h"
@@ -27,6 +28,8 @@ void put_segment(const Segment& segment, bool ends_step, proto::PackSegment& out
   }
 }
 
+constexpr int64_t kMostRows = INT32_MAX;  // of a pack: rows are named by 32 bits
+
 // Sequences and segments follow each other without hole: what every operator relies on.
 Segment get_segment(const proto::PackSegment& in, int64_t& next_row) {
   Segment segment;
@@ -43,15 +46,32 @@ Segment get_segment(const proto::PackSegment& in, int64_t& next_row) {
   for (const auto& entry : in.sequences()) {
     const PackSequence sequence{entry.row(), entry.virtual_rows(), entry.tokens(), entry.in_step(),
                                 entry.first_position()};
-    if (sequence.row != next_row || sequence.virtual_rows < 0 || sequence.tokens < 1) {
+    if (sequence.row != next_row || sequence.virtual_rows < 0 || sequence.virtual_rows > kMostRows ||
+        sequence.tokens < 1 || sequence.tokens > kMostRows || sequence.rows() > kMostRows - next_row) {
       throw invalid("pack: a sequence of job {} does not follow the one before it", segment.job);
     }
     next_row += sequence.rows();
     segment.sequences.push_back(sequence);
   }
-  if (next_row != segment.row + segment.rows)
+  if (next_row - segment.row != segment.rows)
     throw invalid("pack: segment of job {} is not as long as its sequences", segment.job);
   return segment;
+}
+
+// Without overflow, whatever the sizes are: nothing larger than what has arrived is a shape of it.
+bool fits(const Shape& shape, size_t bytes) {
+  int64_t left = int64_t(bytes / sizeof(float));
+  bool empty = false;
+  for (const int64_t size : shape) {
+    if (size < 0) return false;
+    empty = empty || size == 0;
+  }
+  if (empty) return bytes == 0;
+  for (const int64_t size : shape) {
+    if (left % size != 0) return false;
+    left /= size;
+  }
+  return left == 1 && bytes % sizeof(float) == 0;
 }
 
 }  // namespace
@@ -91,6 +111,15 @@ PackPlan from_proto(const proto::PackPlan& in) {
   if (plan.targets.targets.size() != targets || plan.targets.weights.size() != targets) {
     throw invalid("pack {}: its targets are not as many as its target rows", in.id());
   }
+  if (!plan.tokens.empty() && int64_t(plan.tokens.size()) != plan.pack.rows) {
+    throw invalid("pack {}: it has {} rows, but tokens for {}", in.id(), plan.pack.rows, plan.tokens.size());
+  }
+  int32_t before = -1;
+  for (const int32_t row : plan.targets.rows) {
+    if (row <= before || row >= plan.pack.rows)
+      throw invalid("pack {}: target row {} follows {} in {} rows", in.id(), row, before, plan.pack.rows);
+    before = row;
+  }
   return plan;
 }
 
@@ -114,12 +143,13 @@ std::vector<NumberedTensor> get_tensors(const proto::AdapterTensors& header, con
   for (int i = 0; i < header.tensors_size(); ++i) {
     const auto& entry = header.tensors(i);
     const Payload& payload = *message.payload[size_t(i)];
-    NumberedTensor tensor{entry.number(), Tensor(Shape(entry.shape().begin(), entry.shape().end()))};
-    if (tensor.tensor.values.size() * sizeof(float) != payload.bytes()) {
+    const Shape shape(entry.shape().begin(), entry.shape().end());
+    if (!fits(shape, payload.bytes())) {
       throw invalid("tensor {} of job {}: shape {} does not fit {} bytes", entry.number(), header.job(),
-                    shape_string(tensor.tensor.shape), payload.bytes());
+                    shape_string(shape), payload.bytes());
     }
-    std::memcpy(tensor.tensor.values.data(), payload.data(), payload.bytes());
+    NumberedTensor tensor{entry.number(), Tensor(shape)};
+    if (payload.bytes() > 0) std::memcpy(tensor.tensor.values.data(), payload.data(), payload.bytes());
     out.push_back(std::move(tensor));
   }
   return out;

@@ -22,15 +22,20 @@ class MemoryStore : public KvStore {
 
   void write(const Batch& batch, bool /*sync*/) override {
     for (const Batch::Change& change : batch.changes) {
-      if (change.value) {
-        values_[change.key] = *change.value;
-      } else {
-        values_.erase(change.key);
+      switch (change.kind) {
+        case Batch::Kind::kPut:
+          values_[change.key] = change.value;
+          break;
+        case Batch::Kind::kErase:
+          values_.erase(change.key);
+          break;
+        case Batch::Kind::kEraseRange:
+          if (change.key < change.value)
+            values_.erase(values_.lower_bound(change.key), values_.lower_bound(change.value));
+          break;
       }
     }
   }
-
-  void compact() override {}
 
  private:
   std::map<std::string, std::string, std::less<>> values_;

@@ -1,193 +1,148 @@
+// The writing side of the RocksDB store, and when it gives space back.
+//
+// A commit's bytes are first in the log, then (flush) in a blob file and a table, and old values go when
+// tables are merged (compaction). Left to itself RocksDB keeps logs up to the size of its buffers and merges
+// when tables are many: far above four times a small state. Here write() flushes and merges, when a quarter
+// of what is live has been written since the last time. With live bytes L and a commit of S <= L, the most
+// there is at once: 1.5 L of live values and half-dead blob files, L/2 + S of log, S of the blobs it becomes.
+
 #include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
+#include <algorithm>
 #include <filesystem>
 
 #include <rocksdb/db.h>
-#include <rocksdb/options.h>
 #include <rocksdb/write_batch.h>
 
 #include "common/base/error.h"
+#include "common/store/folder_lock.h"
 #include "common/store/kv_store.h"
+#include "common/store/rocksdb_common.h"
 
 namespace coppice {
 namespace {
 
-rocksdb::Options options_of_store() {
-  rocksdb::Options options;
-  options.create_if_missing = true;
-  options.paranoid_checks = true;
-  // The default mode opens a log that is rotten in the middle and silently drops what follows.
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
-  options.write_buffer_size = 8 << 20;
-  options.max_write_buffer_number = 2;
-  options.max_background_jobs = 2;
-  options.compression = rocksdb::kNoCompression;
-  options.enable_blob_files = true;  // values are written once, not again at every level
-  options.min_blob_size = 16 << 10;
-  options.blob_file_size = 16 << 20;
-  options.enable_blob_garbage_collection = true;
-  options.blob_garbage_collection_age_cutoff = 1.0;
-  options.blob_garbage_collection_force_threshold = 0.5;
-  options.level0_file_num_compaction_trigger = 2;
-  options.manifest_preallocation_size = 64 << 10;
-  options.max_manifest_file_size = 1 << 20;
-  options.keep_log_file_num = 2;
-  options.max_log_file_size = 1 << 20;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
-  options.stats_dump_period_sec = 0;
-  options.stats_persist_period_sec = 0;
-  return options;
-}
+constexpr uint64_t kLeastFlushBytes = 128 << 10;  // a flush costs several syncs, however little it writes
 
-[[noreturn]] void raise(const rocksdb::Status& status, const std::string& folder) {
-  const std::string message = folder + ": " + status.ToString();
-  if (status.IsNoSpace() || message.find("No space left") != std::string::npos) {
-    throw Error(ErrorCode::kExhausted, folder + ": the disk is full (" + status.ToString() + ")");
-  }
-  if (status.IsCorruption()) throw Error(ErrorCode::kInvalid, message);
-  throw Error(ErrorCode::kFailed, message);
-}
-
-void check(const rocksdb::Status& status, const std::string& folder) {
-  if (!status.ok()) raise(status, folder);
-}
-
-rocksdb::Slice slice(std::string_view text) {
-  return {text.data(), text.size()};
-}
-
-std::optional<std::string> get_from(rocksdb::DB& db, const std::string& folder, std::string_view key) {
-  std::string value;
-  const rocksdb::Status status = db.Get({}, slice(key), &value);
-  if (status.IsNotFound()) return std::nullopt;
-  check(status, folder);
-  return value;
-}
-
-void scan_in(rocksdb::DB& db, const std::string& folder, std::string_view prefix,
-             const std::function<bool(std::string_view, std::string_view)>& visit) {
-  const std::unique_ptr<rocksdb::Iterator> it(db.NewIterator({}));
-  for (it->Seek(slice(prefix)); it->Valid() && it->key().starts_with(slice(prefix)); it->Next()) {
-    if (!visit(it->key().ToStringView(), it->value().ToStringView())) return;
-  }
-  check(it->status(), folder);
-}
-
-// Says to other processes who holds the folder, and keeps them out. The system lets go of it when the process
-// dies.
-class Owner {
- public:
-  explicit Owner(const std::string& folder) : path_(folder + "/OWNER") {
-    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd_ < 0) throw Error(ErrorCode::kInvalid, path_ + ": " + std::strerror(errno));
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-      char text[32] = {};
-      const bool known = ::pread(fd_, text, sizeof text - 1, 0) > 0;
-      ::close(fd_);
-      throw Error(ErrorCode::kBusy,
-                  folder + ": is in use by process " + (known ? text : "(unknown)") + "; stop it first");
-    }
-    const std::string pid = std::to_string(::getpid());
-    if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, pid.data(), pid.size(), 0) < 0) {
-      const int reason = errno;
-      ::close(fd_);
-      throw Error(reason == ENOSPC ? ErrorCode::kExhausted : ErrorCode::kInvalid,
-                  path_ + ": " + std::strerror(reason));
+// RocksDB makes a new, empty store where CURRENT is missing, whatever else is there.
+void refuse_beheaded(const std::string& folder) {
+  if (std::filesystem::exists(folder + "/CURRENT")) return;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const auto extension = entry.path().extension();
+    if (extension == ".sst" || extension == ".blob") {
+      throw invalid("{}/CURRENT: is missing, but {} is there: the store is damaged", folder,
+                    entry.path().filename().string());
     }
   }
-  ~Owner() { ::close(fd_); }
-  Owner(const Owner&) = delete;
-  Owner& operator=(const Owner&) = delete;
-
- private:
-  std::string path_;
-  int fd_ = -1;
-};
+}
 
 class RocksdbStore : public KvStore {
  public:
-  RocksdbStore(const std::string& folder) : folder_(folder), owner_(folder) {
+  explicit RocksdbStore(const std::string& folder) : folder_(folder), lock_(folder) {
+    refuse_beheaded(folder);
+    rocksdb::Options options = rocks::store_options();
+    options.create_if_missing = true;
     rocksdb::DB* db = nullptr;
-    check(rocksdb::DB::Open(options_of_store(), folder, &db), folder);
+    check(rocksdb::DB::Open(options, folder, &db), "open");
     db_.reset(db);
+    // What a log held has become tables: a run that is killed again and again would only add to them.
+    merge();
   }
 
-  std::optional<std::string> get(std::string_view key) const override { return get_from(*db_, folder_, key); }
+  std::optional<std::string> get(std::string_view key) const override {
+    std::string value;
+    const rocksdb::Status status = db_->Get({}, rocksdb::Slice(key.data(), key.size()), &value);
+    if (status.IsNotFound()) return std::nullopt;
+    check(status, key);
+    return value;
+  }
   void scan(std::string_view prefix,
             const std::function<bool(std::string_view key, std::string_view value)>& visit) const override {
-    scan_in(*db_, folder_, prefix, visit);
+    check(rocks::scan(*db_, prefix, visit), prefix);
   }
 
   void write(const Batch& batch, bool sync) override {
     rocksdb::WriteBatch changes;
     for (const Batch::Change& change : batch.changes) {
-      check(change.value ? changes.Put(change.key, *change.value) : changes.Delete(change.key), folder_);
+      switch (change.kind) {
+        case Batch::Kind::kPut:
+          check(changes.Put(change.key, change.value), "write");
+          break;
+        case Batch::Kind::kErase:
+          check(changes.Delete(change.key), "write");
+          break;
+        case Batch::Kind::kEraseRange:
+          check(changes.DeleteRange(change.key, change.value), "write");
+          break;
+      }
     }
     rocksdb::WriteOptions options;
     options.sync = sync;
-    check(db_->Write(options, &changes), folder_);
-  }
-
-  void compact() override { check(db_->CompactRange({}, nullptr, nullptr), folder_); }
-
- private:
-  std::string folder_;
-  Owner owner_;
-  std::unique_ptr<rocksdb::DB> db_;
-};
-
-class RocksdbReader : public KvReader {
- public:
-  explicit RocksdbReader(const std::string& folder) : folder_(folder) {
-    std::string own = (std::filesystem::temp_directory_path() / "coppice-reader-XXXXXX").string();
-    if (::mkdtemp(own.data()) == nullptr) throw Error(ErrorCode::kFailed, own + ": " + std::strerror(errno));
-    own_ = own;
-    rocksdb::Options options = options_of_store();
-    options.create_if_missing = false;
-    options.max_open_files = -1;
-    rocksdb::DB* db = nullptr;
-    const rocksdb::Status status = rocksdb::DB::OpenAsSecondary(options, folder, own_, &db);
-    if (!status.ok()) {
-      std::filesystem::remove_all(own_);
-      raise(status, folder);
+    check(db_->Write(options, &changes), "write");
+    unflushed_bytes_ += changes.GetDataSize();
+    // Only where a commit ends: before, its large values are garbage to nobody.
+    if (sync && unflushed_bytes_ >= std::max(kLeastFlushBytes, live_bytes_ / 2)) {
+      check(db_->Flush({}), "flush");
+      merge();
     }
-    db_.reset(db);
-    check(db_->TryCatchUpWithPrimary(), folder);
-  }
-  ~RocksdbReader() override {
-    db_.reset();
-    std::error_code ignored;
-    std::filesystem::remove_all(own_, ignored);
-  }
-
-  std::optional<std::string> get(std::string_view key) const override { return get_from(*db_, folder_, key); }
-  void scan(std::string_view prefix,
-            const std::function<bool(std::string_view key, std::string_view value)>& visit) const override {
-    scan_in(*db_, folder_, prefix, visit);
   }
 
  private:
-  std::string folder_, own_;
+  void check(const rocksdb::Status& status, std::string_view doing) const {
+    rocks::check(status, folder_, doing, db_.get());
+  }
+
+  uint64_t property(const std::string& name) const {
+    uint64_t value = 0;
+    if (!db_->GetIntProperty(name, &value)) throw failed("{}: RocksDB does not know {}", folder_, name);
+    return value;
+  }
+
+  // Drops what was overwritten or erased: from the tables, and with them the blob files in which nothing is
+  // live. Blob files that are live in part are rewritten when more than a third of their bytes is garbage.
+  void merge() {
+    rocksdb::CompactRangeOptions options;
+    options.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kDisable;
+    check(db_->CompactRange(options, nullptr, nullptr), "merge");
+    const uint64_t blobs = property(rocksdb::DB::Properties::kLiveBlobFileSize);
+    const uint64_t garbage = property(rocksdb::DB::Properties::kLiveBlobFileGarbageSize);
+    if (garbage > blobs / 3) {
+      options.blob_garbage_collection_policy = rocksdb::BlobGarbageCollectionPolicy::kForce;
+      options.blob_garbage_collection_age_cutoff = 1.0;
+      options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+      check(db_->CompactRange(options, nullptr, nullptr), "merge");
+    }
+    live_bytes_ = property(rocksdb::DB::Properties::kTotalSstFilesSize) + blobs - std::min(blobs, garbage);
+    unflushed_bytes_ = 0;
+  }
+
+  std::string folder_;
+  FolderLock lock_;  // taken before the store is opened, let go of after it is closed
   std::unique_ptr<rocksdb::DB> db_;
+  uint64_t unflushed_bytes_ = 0;
+  uint64_t live_bytes_ = 0;  // at the last merge
 };
+
+// So that a folder just made is still in its parent after a loss of power.
+void sync_parent(const std::string& folder) {
+  const std::filesystem::path path = std::filesystem::absolute(folder).lexically_normal();
+  const std::filesystem::path parent =
+      path.has_filename() ? path.parent_path() : path.parent_path().parent_path();
+  const int fd = ::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;  // may be entered, not read: then another has made it
+  ::fsync(fd);
+  ::close(fd);
+}
 
 }  // namespace
 
 std::unique_ptr<KvStore> open_rocksdb(const std::string& folder) {
   std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw Error(ErrorCode::kInvalid, folder + ": " + error.message());
+  const bool made = std::filesystem::create_directories(folder, error);
+  if (error) throw invalid("{}: cannot be made: {}", folder, error.message());
+  if (made) sync_parent(folder);
   return std::make_unique<RocksdbStore>(folder);
-}
-
-std::unique_ptr<KvReader> open_rocksdb_readonly(const std::string& folder) {
-  if (!std::filesystem::exists(folder + "/CURRENT")) throw not_found("{}: is no store", folder);
-  return std::make_unique<RocksdbReader>(folder);
 }
 
 }  // namespace coppice

@@ -3,103 +3,110 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/base/check.h"
 #include "common/base/error.h"
-#include "proto/store.pb.h"
+#include "coordinator/params/stored.h"
 
 namespace coppice {
 namespace {
 
-// Names of jobs hold no slash, and numbers are written so that their order as bytes is their order.
-std::string record_key(const std::string& job) {
-  return "job/" + job + "/record";
-}
-std::string head_key(const std::string& job) {
-  return "job/" + job + "/head";
-}
-std::string metric_prefix(const std::string& job) {
-  return "job/" + job + "/metric/";
-}
-std::string states_prefix(const std::string& job) {
-  return "job/" + job + "/state/";
-}
-std::string state_prefix(const std::string& job, int64_t version) {
-  return states_prefix(job) + fmt::format("{:016x}/", version);
-}
-// part 0: the parameter; 1...: its moments.
-std::string chunk_key(const std::string& job, int64_t version, size_t tensor, size_t part) {
-  return state_prefix(job, version) + fmt::format("{:08x}/{:x}", tensor, part);
-}
-
-std::string bytes_of(const Tensor& tensor) {
-  return {reinterpret_cast<const char*>(tensor.values.data()), tensor.values.size() * sizeof(float)};
-}
-
-template <typename Stored>
-Stored parse(const std::string& key, std::string_view bytes) {
-  Stored stored;
-  if (!stored.ParseFromArray(bytes.data(), int(bytes.size())))
-    throw invalid("store: the value of {} is damaged", key);
-  return stored;
-}
-
-JobRecord from_stored(const std::string& key, const proto::StoredRecord& stored) {
-  if (stored.state() < 0 || stored.state() > int(JobState::kCancelled))
-    throw invalid("store: the value of {} is damaged", key);
-  JobRecord record;
-  record.name = stored.name();
-  record.ordinal = stored.ordinal();
-  record.keys = parse_json(stored.keys(), "store: keys in " + key);
-  record.method = parse_json(stored.method(), "store: method in " + key);
-  record.state = JobState(stored.state());
-  record.reason = stored.reason();
-  record.total_steps = stored.total_steps();
-  record.trainable_parameters = stored.trainable_parameters();
-  record.backbone = stored.backbone();
-  record.backbone_fingerprint = stored.backbone_fingerprint();
-  record.data_fingerprint = stored.data_fingerprint();
-  record.dtype = stored.dtype();
-  record.instruction_set = stored.instruction_set();
-  return record;
-}
-
-proto::StoredRecord to_stored(const JobRecord& record) {
-  proto::StoredRecord stored;
-  stored.set_name(record.name);
-  stored.set_ordinal(record.ordinal);
-  stored.set_keys(record.keys.dump());
-  stored.set_method(record.method.dump());
-  stored.set_state(int(record.state));
-  stored.set_reason(record.reason);
-  stored.set_total_steps(record.total_steps);
-  stored.set_trainable_parameters(record.trainable_parameters);
-  stored.set_backbone(record.backbone);
-  stored.set_backbone_fingerprint(record.backbone_fingerprint);
-  stored.set_data_fingerprint(record.data_fingerprint);
-  stored.set_dtype(record.dtype);
-  stored.set_instruction_set(record.instruction_set);
-  return stored;
-}
+constexpr int kTries = 20;  // of reading a state whose writer moves on meanwhile
 
 std::optional<proto::StoredHead> stored_head(const KvReader& store, const std::string& job) {
-  const std::string key = head_key(job);
+  const std::string key = stored::head_key(job);
   const auto bytes = store.get(key);
   if (!bytes) return std::nullopt;
-  return parse<proto::StoredHead>(key, *bytes);
+  return stored::read_head(key, *bytes);
 }
 
-Tensor read_chunk(const KvReader& store, const std::string& key, const Shape& shape) {
-  const auto bytes = store.get(key);
-  if (!bytes) throw invalid("store: {} is missing", key);
-  for (int64_t size : shape) {
-    if (size < 0 || size > int64_t(bytes->size()))
-      throw invalid("store: {} has not the shape {}", key, shape_string(shape));
+void check_format(const KvReader& store) {
+  const auto format = store.get(stored::kFormatKey);
+  if (format && *format != stored::kFormat) {
+    throw invalid("store: its format is {}; {} is accepted", *format, stored::kFormat);
   }
-  if (size_t(element_count(shape)) * sizeof(float) != bytes->size()) {
-    throw invalid("store: {} has {} bytes, shape {} needs others", key, bytes->size(), shape_string(shape));
+}
+
+Tensor read_part(const KvReader& store, const std::string& job, int64_t version, size_t number, size_t part,
+                 const proto::StoredTensor& stored) {
+  Tensor tensor;
+  tensor.shape.assign(stored.shape().begin(), stored.shape().end());
+  const size_t bytes = stored::tensor_bytes(stored);
+  // Grows with what is really there: a damaged shape may announce anything.
+  for (size_t chunk = 0, done = 0; done < bytes; ++chunk) {
+    const std::string key = stored::chunk_key(job, version, number, part, chunk);
+    const auto value = store.get(key);
+    if (!value) throw invalid("store: {} is missing", key);
+    const size_t size = std::min(stored::kChunkBytes, bytes - done);
+    if (value->size() != size) {
+      throw stored::damaged(key, fmt::format("it has {} bytes, its part of shape {} needs {}", value->size(),
+                                             shape_string(tensor.shape), size));
+    }
+    tensor.values.resize((done + size) / sizeof(float));
+    std::memcpy(reinterpret_cast<std::byte*>(tensor.values.data()) + done, value->data(), size);
+    done += size;
   }
-  Tensor tensor(shape);
-  std::memcpy(tensor.values.data(), bytes->data(), bytes->size());
   return tensor;
+}
+
+ShardState read_state(const KvReader& store, const std::string& job) {
+  const auto head = stored_head(store, job);
+  if (!head) throw not_found("store: job {} has no committed state", job);
+  ShardState state;
+  state.version = head->version();
+  for (int i = 0; i < head->tensors_size(); ++i) {
+    const auto& stored = head->tensors(i);
+    const auto read = [&](int part) {
+      return read_part(store, job, state.version, size_t(i), size_t(part), stored);
+    };
+    state.tensors.push_back(
+        {stored.number(), stored.name(), Shape(stored.shape().begin(), stored.shape().end())});
+    state.parameters.push_back(read(0));
+    auto& moments = state.moments.emplace_back();
+    for (int part = 1; part <= stored.moments(); ++part) moments.push_back(read(part));
+  }
+  return state;
+}
+
+// Puts values as chunks, and writes the batch whenever it has grown large.
+class ChunkWriter {
+ public:
+  explicit ChunkWriter(KvStore& store) : store_(store) {}
+
+  void put(const std::string& job, int64_t version, size_t tensor, size_t part, const Tensor& values) {
+    const std::string_view bytes(reinterpret_cast<const char*>(values.values.data()),
+                                 values.values.size() * sizeof(float));
+    for (size_t chunk = 0; chunk * stored::kChunkBytes < bytes.size(); ++chunk) {
+      const std::string_view piece = bytes.substr(chunk * stored::kChunkBytes, stored::kChunkBytes);
+      if (held_bytes_ + piece.size() > stored::kChunkBytes) flush();
+      batch_.put(stored::chunk_key(job, version, tensor, part, chunk), std::string(piece));
+      held_bytes_ += piece.size();
+    }
+  }
+  void flush() {
+    if (!batch_.changes.empty()) store_.write(batch_, false);
+    batch_.changes.clear();
+    held_bytes_ = 0;
+  }
+
+ private:
+  KvStore& store_;
+  Batch batch_;
+  size_t held_bytes_ = 0;
+};
+
+void check_commit(const Commit& commit, const std::optional<proto::StoredHead>& before) {
+  const std::string& job = commit.record.name;
+  const ShardState& state = *commit.state;
+  CHECK(state.version == commit.head.version);
+  CHECK(state.parameters.size() == state.tensors.size() && state.moments.size() == state.tensors.size());
+  for (size_t i = 0; i < state.tensors.size(); ++i) {
+    CHECK(state.parameters[i].shape == state.tensors[i].shape);
+    for (const Tensor& moment : state.moments[i]) CHECK(moment.shape == state.tensors[i].shape);
+  }
+  if (before && before->version() > state.version) {
+    throw failed("job {}: HEAD is at version {}, a commit of {} came after it", job, before->version(),
+                 state.version);
+  }
 }
 
 }  // namespace
@@ -122,13 +129,14 @@ std::string_view job_state_name(JobState state) {
   return "";
 }
 
+CheckpointReader::CheckpointReader(KvReader& store) : store_(store) {
+  check_format(store_);
+}
+
 std::vector<JobRecord> CheckpointReader::records() const {
   std::vector<JobRecord> records;
-  store_.scan("job/", [&](std::string_view key, std::string_view value) {
-    if (key.ends_with("/record")) {
-      const std::string name(key);
-      records.push_back(from_stored(name, parse<proto::StoredRecord>(name, value)));
-    }
+  store_.scan(stored::kRecordPrefix, [&](std::string_view key, std::string_view value) {
+    records.push_back(stored::read_record(key, value));
     return true;
   });
   std::sort(records.begin(), records.end(),
@@ -137,115 +145,106 @@ std::vector<JobRecord> CheckpointReader::records() const {
 }
 
 std::optional<JobRecord> CheckpointReader::record(const std::string& job) const {
-  const std::string key = record_key(job);
+  const std::string key = stored::record_key(job);
   const auto bytes = store_.get(key);
   if (!bytes) return std::nullopt;
-  return from_stored(key, parse<proto::StoredRecord>(key, *bytes));
+  return stored::read_record(key, *bytes);
 }
 
 std::optional<JobHead> CheckpointReader::head(const std::string& job) const {
-  const auto stored = stored_head(store_, job);
-  if (!stored) return std::nullopt;
-  JobHead head;
-  head.version = stored->version();
-  head.tokens = stored->tokens();
-  head.loss = stored->loss();
-  head.eval_loss = stored->eval_loss();
-  head.evaluated = stored->evaluated();
-  head.seconds = stored->seconds();
-  return head;
+  const auto head = stored_head(store_, job);
+  if (!head) return std::nullopt;
+  return stored::to_head(*head);
 }
 
 ShardState CheckpointReader::state(const std::string& job) const {
-  const auto head = stored_head(store_, job);
-  if (!head) throw not_found("store: job {} has no committed state", job);
-  ShardState state;
-  state.version = head->version();
-  for (int i = 0; i < head->tensors_size(); ++i) {
-    const auto& stored = head->tensors(i);
-    const ShardTensor tensor{stored.number(), stored.name(),
-                             Shape(stored.shape().begin(), stored.shape().end())};
-    state.parameters.push_back(read_chunk(store_, chunk_key(job, state.version, size_t(i), 0), tensor.shape));
-    auto& moments = state.moments.emplace_back();
-    for (int m = 1; m <= stored.moments(); ++m) {
-      moments.push_back(
-          read_chunk(store_, chunk_key(job, state.version, size_t(i), size_t(m)), tensor.shape));
+  for (int i = 1;; ++i) {
+    try {
+      return read_state(store_, job);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBusy || i == kTries) throw;
     }
-    state.tensors.push_back(tensor);
+    store_.refresh();
   }
-  return state;
 }
 
 std::vector<MetricRecord> CheckpointReader::metrics(const std::string& job) const {
   std::vector<MetricRecord> metrics;
-  const std::string prefix = metric_prefix(job);
+  const std::string prefix = stored::metric_prefix(job);
   store_.scan(prefix, [&](std::string_view key, std::string_view value) {
-    metrics.push_back({std::stoll(std::string(key.substr(prefix.size())), nullptr, 16), std::string(value)});
+    metrics.push_back({stored::read_metric_key(key, prefix), std::string(value)});
     return true;
   });
   return metrics;
 }
 
-CheckpointWriter::CheckpointWriter(KvStore& store) : store_(store) {}
+size_t CheckpointReader::live_bytes() const {
+  size_t bytes = 0;
+  const auto count = [&](std::string_view key, std::string_view value) {
+    bytes += key.size() + value.size();
+    return true;
+  };
+  store_.scan(stored::kRecordPrefix, count);
+  store_.scan("metric/", count);
+  store_.scan(stored::kHeadPrefix, [&](std::string_view key, std::string_view value) {
+    const proto::StoredHead head = stored::read_head(key, value);
+    for (const auto& tensor : head.tensors()) {
+      bytes += stored::tensor_bytes(tensor) * size_t(1 + tensor.moments());
+    }
+    return count(key, value);
+  });
+  return bytes;
+}
 
-void CheckpointWriter::commit(const Commit& commit) {
-  const std::string& job = commit.record.name;
-  const auto before = stored_head(store_, job);
+// A crash leaves chunks of a version that no HEAD names. Everything between the states that HEADs do name
+// goes, without being read.
+CheckpointWriter::CheckpointWriter(KvStore& store) : store_(store) {
+  check_format(store_);
+  std::vector<std::string> live;
+  store_.scan(stored::kHeadPrefix, [&](std::string_view key, std::string_view value) {
+    const std::string job(key.substr(stored::kHeadPrefix.size()));
+    live.push_back(stored::state_prefix(job, stored::read_head(key, value).version()));
+    return true;
+  });
+  std::sort(live.begin(), live.end());
   Batch batch;
-  if (commit.state) {
-    const ShardState& state = *commit.state;
-    if (state.version != commit.head.version) {
-      throw failed("job {}: a commit of version {} has the state of {}", job, commit.head.version,
-                   state.version);
-    }
-    if (before && before->version() > state.version) {
-      throw failed("job {}: HEAD is at {}, a commit of {} came after it", job, before->version(),
-                   state.version);
-    }
-    proto::StoredHead head;
-    head.set_version(commit.head.version);
-    head.set_tokens(commit.head.tokens);
-    head.set_loss(commit.head.loss);
-    head.set_eval_loss(commit.head.eval_loss);
-    head.set_evaluated(commit.head.evaluated);
-    head.set_seconds(commit.head.seconds);
-    const bool written = before && before->version() == state.version;  // a version has one value for ever
-    for (size_t i = 0; i < state.tensors.size(); ++i) {
-      auto* tensor = head.add_tensors();
-      tensor->set_number(state.tensors[i].number);
-      tensor->set_name(state.tensors[i].name);
-      tensor->mutable_shape()->Add(state.tensors[i].shape.begin(), state.tensors[i].shape.end());
-      tensor->set_moments(int(state.moments[i].size()));
-      if (written) continue;
-      Batch chunks;
-      chunks.put(chunk_key(job, state.version, i, 0), bytes_of(state.parameters[i]));
-      for (size_t m = 0; m < state.moments[i].size(); ++m) {
-        chunks.put(chunk_key(job, state.version, i, m + 1), bytes_of(state.moments[i][m]));
-      }
-      store_.write(chunks, false);
-    }
-    batch.put(head_key(job), head.SerializeAsString());
-    // Every other version goes: those before, and what a crash left of one that no HEAD ever named.
-    const std::string current = state_prefix(job, state.version);
-    store_.scan(states_prefix(job), [&](std::string_view key, std::string_view) {
-      if (!key.starts_with(current)) batch.erase(std::string(key));
-      return true;
-    });
+  std::string from(stored::kStatePrefix);
+  for (const std::string& prefix : live) {
+    batch.erase_range(from, prefix);
+    from = stored::end_of(prefix);
   }
-  batch.put(record_key(job), to_stored(commit.record).SerializeAsString());
-  for (const MetricRecord& metric : commit.metrics) {
-    batch.put(metric_prefix(job) + fmt::format("{:016x}", metric.sequence), metric.line);
-  }
+  batch.erase_range(from, stored::end_of(std::string(stored::kStatePrefix)));
+  batch.put(std::string(stored::kFormatKey), std::string(stored::kFormat));
   store_.write(batch, true);
 }
 
-size_t CheckpointWriter::live_bytes() const {
-  size_t bytes = 0;
-  store_.scan("", [&](std::string_view key, std::string_view value) {
-    bytes += key.size() + value.size();
-    return true;
-  });
-  return bytes;
+void CheckpointWriter::commit(const Commit& commit) {
+  const std::string& job = commit.record.name;
+  CHECK(!job.empty() && job.find('/') == std::string::npos);
+  Batch batch;
+  if (commit.state) {
+    const ShardState& state = *commit.state;
+    const auto before = stored_head(store_, job);
+    check_commit(commit, before);
+    // A version has one value for ever: where HEAD is there already, only what is beside the tensors changes.
+    if (!before || before->version() != state.version) {
+      ChunkWriter chunks(store_);
+      for (size_t i = 0; i < state.tensors.size(); ++i) {
+        chunks.put(job, state.version, i, 0, state.parameters[i]);
+        for (size_t m = 0; m < state.moments[i].size(); ++m) {
+          chunks.put(job, state.version, i, m + 1, state.moments[i][m]);
+        }
+      }
+      chunks.flush();
+      if (before) stored::for_each_chunk(job, *before, [&](std::string key) { batch.erase(std::move(key)); });
+    }
+    batch.put(stored::head_key(job), stored::write_head(commit.head, state));
+  }
+  batch.put(stored::record_key(job), stored::write_record(commit.record));
+  for (const MetricRecord& metric : commit.metrics) {
+    batch.put(stored::metric_key(job, metric.sequence), metric.line);
+  }
+  store_.write(batch, true);
 }
 
 }  // namespace coppice

@@ -1,13 +1,13 @@
 #pragma once
-// What a run folder's store holds, and how: job records, adapter states, metrics. A commit is atomic: large values as chunks first,
-// then one synced batch that moves the job's HEAD and carries its metrics records up to there. HEAD never goes back. Versions that no
-// HEAD names are collected by the commits themselves, so the store stays below four times the live state. Keys and formats are
+// What a run folder's store holds, and how: job records, adapter states, metrics. A commit is atomic: tensors
+// as chunks first, then one synced batch that moves the job's HEAD, carries its metrics records up to there,
+// and erases the chunks of the HEAD before. HEAD never goes back. Keys, formats and the order of writes are
 // written down in proto/README.md.
 //
-// Thread: the store thread (one at a time). A CheckpointReader also from `jobs` and `export` on a live store. Errors: as KvStore.
+// Thread: the store thread (one at a time). A CheckpointReader also from `jobs` and `export` on a live store.
+// Errors: as KvStore; a value that is damaged: kInvalid naming its key.
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,61 +23,63 @@ std::string_view job_state_name(JobState state);  // "queued", ...
 
 // What is known of a job beside its tensors.
 struct JobRecord {
-  std::string name;
-  int64_t ordinal = 0;       // order of submission
-  Json keys;                 // JobSpec::keys
-  Json method;               // hf_config() of its method: what export writes, also when it came from init_adapter
+  std::string name;     // no slash
+  int64_t ordinal = 0;  // order of submission
+  Json keys;            // JobSpec::keys
+  Json method;          // hf_config() of its method: what export writes, also when it came from init_adapter
   JobState state = JobState::kQueued;
-  std::string reason;        // of a failure
+  std::string reason;  // of a failure
   int64_t total_steps = 0;
   int64_t trainable_parameters = 0;
-  std::string backbone;      // path as given
+  std::string backbone;  // path as given
   uint64_t backbone_fingerprint = 0, data_fingerprint = 0;
-  std::string dtype;             // "float32", "bfloat16"
-  std::string instruction_set;   // of Backend
+  std::string dtype;            // "float32", "bfloat16"
+  std::string instruction_set;  // of Backend
 };
 
-// Where a job stands: written with every commit.
+// Where a job stands: written with every commit of a state.
 struct JobHead {
-  int64_t version = 0;       // updates made
-  int64_t tokens = 0;        // trained on, all steps
-  double loss = 0;           // of the last step
-  double eval_loss = 0;      // of the last evaluation, at version evaluated
-  int64_t evaluated = -1;    // -1: none yet
-  double seconds = 0;        // of training, over all runs
+  int64_t version = 0;     // updates made
+  int64_t tokens = 0;      // trained on, all steps
+  double loss = 0;         // of the last step
+  double eval_loss = 0;    // of the last evaluation, at version evaluated
+  int64_t evaluated = -1;  // -1: none yet
+  double seconds = 0;      // of training, over all runs
 };
 
 // A line of metrics.jsonl.
 struct MetricRecord {
-  int64_t sequence = 0;  // order within the job
+  int64_t sequence = 0;  // order within the job; >= 0
   std::string line;      // JSON, as in the file
 };
 
 struct Commit {
   JobRecord record;
   JobHead head;
-  std::optional<ShardState> state;     // absent: only record and metrics change
-  std::vector<MetricRecord> metrics;   // since the last commit
+  std::optional<ShardState> state;    // absent: only record and metrics change
+  std::vector<MetricRecord> metrics;  // since the last commit
 };
 
 class CheckpointReader {
  public:
-  explicit CheckpointReader(const KvReader& store) : store_(store) {}
+  explicit CheckpointReader(KvReader& store);
   std::vector<JobRecord> records() const;  // by ordinal
   std::optional<JobRecord> record(const std::string& job) const;
   std::optional<JobHead> head(const std::string& job) const;  // none before the first commit of a state
-  ShardState state(const std::string& job) const;             // at HEAD
-  std::vector<MetricRecord> metrics(const std::string& job) const;
+  // At HEAD: where a writer moves it meanwhile, at the HEAD of then, which is not older than what head()
+  // said.
+  ShardState state(const std::string& job) const;
+  std::vector<MetricRecord> metrics(const std::string& job) const;  // by sequence
+  size_t live_bytes() const;  // of all that commits have written and not replaced
 
  private:
-  const KvReader& store_;
+  KvReader& store_;
 };
 
 class CheckpointWriter {
  public:
-  explicit CheckpointWriter(KvStore& store);
-  void commit(const Commit& commit);  // durable when it returns
-  size_t live_bytes() const;
+  explicit CheckpointWriter(KvStore& store);  // collects what a crash has left behind
+  void commit(const Commit& commit);          // durable when it returns
 
  private:
   KvStore& store_;

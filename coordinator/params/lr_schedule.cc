@@ -14,7 +14,7 @@ int64_t warmup_steps(const TrainArguments& train, int64_t total_steps) {
 double learning_rate(const TrainArguments& train, int64_t step, int64_t total_steps) {
   const int64_t warmup =
       train.lr_scheduler_type == LrSchedule::kConstant ? 0 : warmup_steps(train, total_steps);
-  if (step < warmup) return train.learning_rate * double(step) / double(std::max<int64_t>(1, warmup));
+  if (step < warmup) return train.learning_rate * (double(step) / double(std::max<int64_t>(1, warmup)));
   const double length = double(std::max<int64_t>(1, total_steps - warmup));
   switch (train.lr_scheduler_type) {
     case LrSchedule::kLinear:

@@ -42,6 +42,9 @@ void Shard::add(const std::string& job, const TrainArguments& train, ShardState 
   }
   const size_t moments = moment_count(train);
   if (state.moments.empty()) state.moments.resize(count);
+  if (state.moments.size() != count)
+    throw invalid("job {}: {} tensors are announced, moments of {} are there", job, count,
+                  state.moments.size());
   for (size_t i = 0; i < count; ++i) {
     const ShardTensor& tensor = state.tensors[i];
     if (state.parameters[i].shape != tensor.shape) {
@@ -53,7 +56,14 @@ void Shard::add(const std::string& job, const TrainArguments& train, ShardState 
       throw invalid("job {}: tensor {} has {} moments, its optimizer needs {}", job, tensor.name,
                     state.moments[i].size(), moments);
     }
-    adapter->place[tensor.number] = i;
+    for (const Tensor& moment : state.moments[i]) {
+      if (moment.shape != tensor.shape) {
+        throw invalid("job {}: a moment of tensor {} has the shape {}, not {}", job, tensor.name,
+                      shape_string(moment.shape), shape_string(tensor.shape));
+      }
+    }
+    if (!adapter->place.emplace(tensor.number, i).second)
+      throw invalid("job {}: two tensors have the number {}", job, tensor.number);
   }
   adapter->state = std::move(state);
   adapter->gradients.resize(count);

@@ -1,11 +1,14 @@
 #pragma once
-// The part of the parameter server that one rank holds: FP32 masters of adapters, their optimizer state, and nothing else. It collects
-// the gradients that stages push, tells the squared norm of each tensor, applies an update and raises the version. It decides
-// nothing: when and by what factor comes from the coordinator. A step function of its calls; no clock, no network.
+// The part of the parameter server that one rank holds: FP32 masters of adapters, their optimizer state, and
+// nothing else. It collects the gradients that stages push, tells the squared norm of each tensor, applies an
+// update and raises the version. It decides nothing: when and by what factor comes from the coordinator. A
+// step function of its calls; no clock, no network.
 //
-// Life of a step: push (until complete), squared_norms, update. A push for another version than the adapter's is refused.
+// Life of a step: push (until complete), squared_norms, update. A push for another version than the adapter's
+// is refused.
 //
-// Thread: one. Errors: kInvalid for pushes that do not fit (job, version, number, shape), kNotFound for unknown jobs.
+// Thread: one. Errors: kInvalid for pushes that do not fit (job, version, number, shape), kNotFound for
+// unknown jobs.
 
 #include <cstdint>
 #include <map>
@@ -31,7 +34,8 @@ struct UpdateStep {
   double gradient_factor = 1;
 };
 
-// Everything a shard remembers of a job, as it is written to the store: for each tensor its values and its optimizer's moments.
+// Everything a shard remembers of a job, as it is written to the store: for each tensor its values and its
+// optimizer's moments.
 struct ShardState {
   int64_t version = 0;
   std::vector<ShardTensor> tensors;
@@ -50,13 +54,13 @@ class Shard {
   int64_t version(const std::string& job) const;
 
   void push(const std::string& job, int64_t version, int64_t number, Tensor gradient);
-  bool complete(const std::string& job) const;                         // every tensor has its gradient
-  std::vector<double> squared_norms(const std::string& job) const;     // by tensor, in manifest order
-  void update(const std::string& job, const UpdateStep& step);         // consumes the gradients, version + 1
+  bool complete(const std::string& job) const;                      // every tensor has its gradient
+  std::vector<double> squared_norms(const std::string& job) const;  // by tensor, in manifest order
+  void update(const std::string& job, const UpdateStep& step);      // consumes the gradients, version + 1
   void discard_gradients(const std::string& job);
 
   const Tensor& parameter(const std::string& job, int64_t number) const;
-  ShardState state(const std::string& job) const;                      // a copy, between two updates
+  ShardState state(const std::string& job) const;  // a copy, between two updates
   size_t bytes() const;
 
  private:

@@ -1,0 +1,48 @@
+#include "common/store/folder_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "common/base/error.h"
+
+namespace coppice {
+namespace {
+
+Error refused(int fd, const std::string& path, int reason) {
+  if (fd >= 0) ::close(fd);
+  const bool full = reason == ENOSPC || reason == EDQUOT;
+  return Error(
+      full ? ErrorCode::kExhausted : ErrorCode::kInvalid,
+      fmt::format("{}: cannot be written: {}", path, full ? "the disk is full" : std::strerror(reason)));
+}
+
+}  // namespace
+
+FolderLock::FolderLock(const std::string& folder) {
+  const std::string path = folder + "/OWNER";
+  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd_ < 0) throw refused(fd_, path, errno);
+  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) throw refused(fd_, path, errno);
+    char text[32] = {};
+    const bool known = ::pread(fd_, text, sizeof text - 1, 0) > 0;
+    ::close(fd_);
+    throw Error(ErrorCode::kBusy,
+                fmt::format("{}: is in use by process {}; stop it first, or use another folder", folder,
+                            known ? text : "(unknown)"));
+  }
+  const std::string pid = std::to_string(::getpid());
+  if (::ftruncate(fd_, 0) != 0 || ::pwrite(fd_, pid.data(), pid.size(), 0) != ssize_t(pid.size())) {
+    throw refused(fd_, path, errno);
+  }
+}
+
+FolderLock::~FolderLock() {
+  ::close(fd_);
+}
+
+}  // namespace coppice

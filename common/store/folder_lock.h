@@ -1,0 +1,21 @@
+#pragma once
+// Keeps other processes out of a folder, and tells them who holds it: a file OWNER with the process id,
+// locked by the system, which lets go of it when the process dies, however it dies. Thread: any. Errors:
+// kBusy naming the folder and the process id; kInvalid, kExhausted where OWNER cannot be written.
+
+#include <string>
+
+namespace coppice {
+
+class FolderLock {
+ public:
+  explicit FolderLock(const std::string& folder);  // a folder that exists
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace coppice
