@@ -153,13 +153,13 @@ struct AttentionBackwardItem {
 };
 
 struct AdamWStep {
-  float learning_rate = 0, beta1 = 0, beta2 = 0, epsilon = 0, weight_decay = 0;
-  float gradient_factor = 1;  // of clipping: applied to the gradient first
+  double learning_rate = 0, beta1 = 0, beta2 = 0, epsilon = 0, weight_decay = 0;  // in double: 1 - beta2 shows a float's rounding
+  double gradient_factor = 1;  // of clipping: applied to the gradient first
   int64_t step = 1;           // from 1
 };
 struct SgdStep {
-  float learning_rate = 0, momentum = 0, weight_decay = 0;
-  float gradient_factor = 1;
+  double learning_rate = 0, momentum = 0, weight_decay = 0;
+  double gradient_factor = 1;
   int64_t step = 1;
 };
 

@@ -103,14 +103,14 @@ void CpuBackend::adamw(const AdamWStep& step, Matrix parameter, Matrix gradient,
   for (const Matrix& x : {gradient, first_moment, second_moment}) check_same(parameter, x);
   CHECK(step.step >= 1);
   const double beta1 = step.beta1, beta2 = step.beta2, rate = step.learning_rate, t = double(step.step);
-  const AdamWFactors factors = {step.gradient_factor,
+  const AdamWFactors factors = {float(step.gradient_factor),
                                 float(1 - rate * step.weight_decay),
                                 float(1 - beta1),
-                                step.beta2,
+                                float(beta2),
                                 float(1 - beta2),
                                 float(rate / (1 - std::pow(beta1, t))),
                                 float(std::sqrt(1 - std::pow(beta2, t))),
-                                step.epsilon};
+                                float(step.epsilon)};
   for_rows(parameter.rows, parameter.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       HWY_DYNAMIC_DISPATCH(adamw_row)
@@ -124,8 +124,8 @@ void CpuBackend::sgd(const SgdStep& step, Matrix parameter, Matrix gradient, Mat
   check_same(parameter, gradient);
   CHECK(step.step >= 1 && momentum.empty() == (step.momentum == 0));
   if (!momentum.empty()) check_same(parameter, momentum);
-  const SgdFactors factors = {step.gradient_factor, step.weight_decay, step.learning_rate, step.momentum,
-                              step.step == 1};
+  const SgdFactors factors = {float(step.gradient_factor), float(step.weight_decay),
+                              float(step.learning_rate), float(step.momentum), step.step == 1};
   for_rows(parameter.rows, parameter.cols, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       HWY_DYNAMIC_DISPATCH(sgd_row)

@@ -29,15 +29,16 @@ void RefBackend::adamw(const AdamWStep& step, Matrix parameter, Matrix gradient,
   const float take1 = float(1 - beta1), take2 = float(1 - beta2);
   const float size = float(rate / (1 - std::pow(beta1, double(step.step))));
   const float correction = float(std::sqrt(1 - std::pow(beta2, double(step.step))));
+  const float factor = float(step.gradient_factor), keep2 = float(beta2), epsilon = float(step.epsilon);
   for_each(parameter.rows, [&](int64_t r) {
     float *const w = f32_row(parameter, r), *const m = f32_row(first_moment, r),
                  *const v = f32_row(second_moment, r);
     for (int64_t c = 0; c < parameter.cols; ++c) {
-      const float g = f32_row(gradient, r)[c] * step.gradient_factor;
+      const float g = f32_row(gradient, r)[c] * factor;
       w[c] *= keep;
       m[c] += take1 * (g - m[c]);
-      v[c] = step.beta2 * v[c] + take2 * g * g;
-      w[c] -= size * (m[c] / (std::sqrt(v[c]) / correction + step.epsilon));
+      v[c] = keep2 * v[c] + take2 * g * g;
+      w[c] -= size * (m[c] / (std::sqrt(v[c]) / correction + epsilon));
     }
   });
 }
@@ -48,15 +49,17 @@ void RefBackend::sgd(const SgdStep& step, Matrix parameter, Matrix gradient, Mat
   check_same(parameter, gradient);
   CHECK(step.step >= 1 && momentum.empty() == (step.momentum == 0));
   if (!momentum.empty()) check_same(parameter, momentum);
+  const float factor = float(step.gradient_factor), decay = float(step.weight_decay),
+              rate = float(step.learning_rate), keep = float(step.momentum);
   for_each(parameter.rows, [&](int64_t r) {
     float* const w = f32_row(parameter, r);
     for (int64_t c = 0; c < parameter.cols; ++c) {
-      float g = f32_row(gradient, r)[c] * step.gradient_factor + step.weight_decay * w[c];
+      float g = f32_row(gradient, r)[c] * factor + decay * w[c];
       if (!momentum.empty()) {
         float& buffer = f32_row(momentum, r)[c];
-        g = buffer = step.step == 1 ? g : step.momentum * buffer + g;
+        g = buffer = step.step == 1 ? g : keep * buffer + g;
       }
-      w[c] -= step.learning_rate * g;
+      w[c] -= rate * g;
     }
   });
 }

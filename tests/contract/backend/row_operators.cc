@@ -125,11 +125,11 @@ std::vector<Operator> loss_operators() {
 }
 
 std::vector<Operator> update_operators() {
-  AdamWStep first{1e-3f, 0.9f, 0.999f, 1e-8f, 0.01f, 1, 1};
-  AdamWStep later{1e-2f, 0.8f, 0.95f, 1e-6f, 0, 0.37f, 1234};
-  return {adamw("adamw_first_step", first), adamw("adamw_later_step", later), sgd("sgd", {0.1f, 0, 0, 1, 1}),
-          sgd("sgd_momentum_first_step", {0.1f, 0.9f, 0.01f, 0.5f, 1}),
-          sgd("sgd_momentum_later_step", {0.1f, 0.9f, 0.01f, 0.5f, 7})};
+  AdamWStep first{1e-3, 0.9, 0.999, 1e-8, 0.01, 1, 1};
+  AdamWStep later{1e-2, 0.8, 0.95, 1e-6, 0, 0.37, 1234};
+  return {adamw("adamw_first_step", first), adamw("adamw_later_step", later), sgd("sgd", {0.1, 0, 0, 1, 1}),
+          sgd("sgd_momentum_first_step", {0.1, 0.9, 0.01, 0.5, 1}),
+          sgd("sgd_momentum_later_step", {0.1, 0.9, 0.01, 0.5, 7})};
 }
 
 }  // namespace coppice::contract
