@@ -30,7 +30,7 @@ def read_lines(path):
 def job(name, data, train, eval_data=None, **keys):
     """A job that takes its rows in the file's order."""
     files = {"train": str(data)} if eval_data is None else {"train": str(data), "eval": str(eval_data)}
-    return {"name": name, "data": {**files, "shuffle": False, "max_length": 64}, "train": train, **keys}
+    return {"name": name, "data": {**files, "shuffle": False}, "train": train, **keys}
 
 
 class Run:

@@ -1,10 +1,8 @@
-"""Jobs of every method train as HF peft and torch train them, from an adapter that peft made, and what they end with loads in peft.
+"""Jobs of every method train as HF peft and torch train them, from an adapter that peft made, and end with one that peft loads.
 
 All methods of a family are jobs of one run. Beside each there is one of a single step of plain gradient descent with a learning
 rate of one, whose adapter is the start less the gradient.
 """
-
-import types
 
 import pytest
 

@@ -160,8 +160,8 @@ class BottleneckModel(torch.nn.Module):
 
 
 def make_adapter(case, backbone, folder, seed=5):
-    """An adapter with random values, also where a method would start from zeros or ones: writes its folder and gives the model that
-    peft wrote it from, ready to train. (peft does not load prefixes and prompts as trainable.)"""
+    """An adapter with random values, also where a method would start from zeros or ones. Writes its folder, and gives the
+    model that it was written from, ready to train: peft does not load prefixes and prompts as trainable."""
     keys, model = dict(case.keys), load_backbone(backbone)
     generator = torch.Generator().manual_seed(seed)
     if case.peft_type == "BOTTLENECK":
