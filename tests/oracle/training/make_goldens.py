@@ -44,6 +44,9 @@ def main():
         (folder / "README.md").unlink()
         config = json.loads((folder / "adapter_config.json").read_text())
         config["base_model_name_or_path"] = "backbone"
+        for key, value in config.items():
+            if isinstance(value, list):  # sets, which peft writes in any order
+                config[key] = sorted(value)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
         trained = train_reference(model, case, rows, TRAIN)
         jobs[case.name] = {"loss": trained.losses, "grad_norm": trained.grad_norms}
