@@ -63,7 +63,9 @@ class RocksdbStore : public KvStore {
   }
 
   void write(const Batch& batch, bool sync) override {
-    rocksdb::WriteBatch changes;
+    size_t bytes = 0;
+    for (const Batch::Change& change : batch.changes) bytes += change.key.size() + change.value.size() + 16;
+    rocksdb::WriteBatch changes(bytes);  // in one piece: else its growth copies large values again and again
     for (const Batch::Change& change : batch.changes) {
       switch (change.kind) {
         case Batch::Kind::kPut:

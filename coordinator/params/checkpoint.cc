@@ -10,7 +10,8 @@
 namespace coppice {
 namespace {
 
-constexpr int kTries = 20;  // of reading a state whose writer moves on meanwhile
+constexpr size_t kBatchBytes = 1 << 20;  // of chunks written together: their buffers are used again
+constexpr int kTries = 20;               // of reading a state whose writer moves on meanwhile
 
 std::optional<proto::StoredHead> stored_head(const KvReader& store, const std::string& job) {
   const std::string key = stored::head_key(job);
@@ -77,7 +78,7 @@ class ChunkWriter {
                                  values.values.size() * sizeof(float));
     for (size_t chunk = 0; chunk * stored::kChunkBytes < bytes.size(); ++chunk) {
       const std::string_view piece = bytes.substr(chunk * stored::kChunkBytes, stored::kChunkBytes);
-      if (held_bytes_ + piece.size() > stored::kChunkBytes) flush();
+      if (held_bytes_ + piece.size() > kBatchBytes) flush();
       batch_.put(stored::chunk_key(job, version, tensor, part, chunk), std::string(piece));
       held_bytes_ += piece.size();
     }

@@ -128,13 +128,11 @@ void Shard::update(const std::string& job, const UpdateStep& step) {
     const Matrix parameter = as_row(state.parameters[i]), gradient = as_row(*adapter.gradients[i]);
     auto& moments = state.moments[i];
     if (train.optim == Optimizer::kAdamW) {
-      backend_.adamw(
-          {float(step.learning_rate), float(train.adam_beta1), float(train.adam_beta2),
-           float(train.adam_epsilon), float(train.weight_decay), float(step.gradient_factor), number},
-          parameter, gradient, as_row(moments[0]), as_row(moments[1]));
+      backend_.adamw({step.learning_rate, train.adam_beta1, train.adam_beta2, train.adam_epsilon,
+                      train.weight_decay, step.gradient_factor, number},
+                     parameter, gradient, as_row(moments[0]), as_row(moments[1]));
     } else {
-      backend_.sgd({float(step.learning_rate), float(train.momentum), float(train.weight_decay),
-                    float(step.gradient_factor), number},
+      backend_.sgd({step.learning_rate, train.momentum, train.weight_decay, step.gradient_factor, number},
                    parameter, gradient, moments.empty() ? Matrix{} : as_row(moments[0]));
     }
   }

@@ -61,7 +61,9 @@ TEST(LoopbackTest, PayloadIsMovedNotCopied) {
     EXPECT_EQ(got->payload[0].get(), block);
     EXPECT_EQ(got->payload[0]->bytes(), count);
     EXPECT_EQ(got->payload[1]->bytes(), 3u);
-    if (count > 0) EXPECT_EQ(got->payload[0]->data()[count - 1], std::byte{7});
+    if (count > 0) {
+      EXPECT_EQ(got->payload[0]->data()[count - 1], std::byte{7});
+    }
   }
 }
 
