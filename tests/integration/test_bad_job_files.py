@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from conftest import BACKBONE
+from job_files import BACKBONE
 
 # What is set in the job file at a path of keys, and what the line must name.
 KEYS = {
