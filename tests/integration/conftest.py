@@ -10,6 +10,7 @@ import subprocess
 import pytest
 from job_files import ROOT, Files
 
+
 @pytest.fixture(scope="session")
 def program():
     path = pathlib.Path(os.environ.get("COPPICE", ROOT / "build" / "coppice")).resolve()
