@@ -14,6 +14,11 @@ Matrix as_row(Tensor& tensor) {
   return {reinterpret_cast<std::byte*>(tensor.values.data()), DType::kF32, 1, size, size};
 }
 
+// As transformers.Trainer (get_decay_parameter_names): biases are left out of the decay.
+double weight_decay(const TrainArguments& train, const ShardTensor& tensor) {
+  return tensor.name.ends_with("bias") ? 0 : train.weight_decay;
+}
+
 size_t moment_count(const TrainArguments& train) {
   if (train.optim == Optimizer::kAdamW) return 2;
   return train.momentum > 0 ? 1 : 0;
@@ -126,14 +131,15 @@ void Shard::update(const std::string& job, const UpdateStep& step) {
   const int64_t number = state.version + 1;
   for (size_t i = 0; i < state.tensors.size(); ++i) {
     const Matrix parameter = as_row(state.parameters[i]), gradient = as_row(*adapter.gradients[i]);
+    const double decay = weight_decay(train, state.tensors[i]);
     auto& moments = state.moments[i];
     if (train.optim == Optimizer::kAdamW) {
-      backend_.adamw({step.learning_rate, train.adam_beta1, train.adam_beta2, train.adam_epsilon,
-                      train.weight_decay, step.gradient_factor, number},
+      backend_.adamw({step.learning_rate, train.adam_beta1, train.adam_beta2, train.adam_epsilon, decay,
+                      step.gradient_factor, number},
                      parameter, gradient, as_row(moments[0]), as_row(moments[1]));
     } else {
-      backend_.sgd({step.learning_rate, train.momentum, train.weight_decay, step.gradient_factor, number},
-                   parameter, gradient, moments.empty() ? Matrix{} : as_row(moments[0]));
+      backend_.sgd({step.learning_rate, train.momentum, decay, step.gradient_factor, number}, parameter,
+                   gradient, moments.empty() ? Matrix{} : as_row(moments[0]));
     }
   }
   backend_.wait();

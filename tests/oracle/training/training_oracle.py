@@ -241,11 +241,11 @@ def train_reference(model, case, rows, train):
     """peft's model, torch's AdamW and clipping, transformers' schedule; the loss of a step is over all its targets."""
     tensors = file_tensors(model)
     parameters = list(tensors.values())
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=train["learning_rate"],
-        weight_decay=train["weight_decay"],
-    )
+    # As transformers.Trainer groups them: biases do not decay.
+    biases = [tensor for name, tensor in tensors.items() if name.endswith("bias")]
+    others = [tensor for name, tensor in tensors.items() if not name.endswith("bias")]
+    groups = [{"params": others, "weight_decay": train["weight_decay"]}, {"params": biases, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=train["learning_rate"])
     warmup = math.ceil(train["max_steps"] * train["warmup_ratio"])
     schedule = transformers.get_scheduler(train["lr_scheduler_type"], optimizer, warmup, train["max_steps"])
     trained = Trained([], [], [], {})
