@@ -233,13 +233,18 @@ bool Engine::fill_packs() {
   return sent;
 }
 
-// When a commit has ended, the next takes the newest version of the job that was committed longest ago.
+// The next takes the newest version of the job that was committed longest ago. Between two there is a pause
+// of ten times what the last one took, so that commits cost the steps little; a job that waits for its own is
+// not kept waiting.
 bool Engine::commit_some() {
   if (!store_.idle()) return false;
+  const bool pausing = seconds() < next_commit_seconds_ && !stopping_;
   JobRun* oldest = nullptr;
   for (auto& [name, run] : jobs_) {
-    const bool rhythm = run->train().save_steps > 0 && !stopping_ && run->phase != Phase::kFinishing;
-    if (!run->unsaved || run->saving || rhythm || run->phase == Phase::kInitializing) continue;
+    const bool waits = stopping_ || run->phase == Phase::kFinishing;
+    const bool rhythm = run->train().save_steps > 0 && !waits;
+    if (!run->unsaved || run->saving || rhythm || (pausing && !waits) || run->phase == Phase::kInitializing)
+      continue;
     if (oldest == nullptr || run->saved_version < oldest->saved_version) oldest = run.get();
   }
   if (oldest == nullptr) return false;
@@ -253,6 +258,7 @@ void Engine::commit(JobRun& run, bool with_state) {
   run.unsaved_metrics.clear();
   run.unsaved = false;
   run.saving = true;
+  commit_began_seconds_ = seconds();
   store_.submit(std::move(commit));
 }
 
@@ -261,6 +267,7 @@ void Engine::take_durable() {
     JobRun& run = *jobs_.at(name);
     run.saving = false;
     run.saved_version = version;
+    next_commit_seconds_ = seconds() + 10 * (seconds() - commit_began_seconds_);
     if (run.phase == Phase::kFinishing && !run.unsaved) finish(run);
     if (run.phase == Phase::kWaiting && !stopping_) advance(run);
   }

@@ -112,6 +112,7 @@ class Engine {
   LineWriter metrics_;
   int64_t next_metric_ = 0;
   bool stopping_ = false;
+  double commit_began_seconds_ = 0, next_commit_seconds_ = 0;
   double started_seconds_;
   std::function<void(const JobEvent&)> on_event_;
 };
