@@ -2,6 +2,7 @@
 
 #include "coordinator/engine.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <set>
@@ -33,6 +34,7 @@ Engine::Engine(Transport& transport, Backend& backend, const Backbone& backbone,
     metrics_.write(record.line);
     next_metric_ = record.sequence + 1;
   }
+  options_.metrics.clear();
   metrics_.flush();
 }
 
@@ -145,10 +147,10 @@ void Engine::take_losses(const Message& message) {
     double sum = 0;
     for (double loss : run->losses) sum += loss;
     if (!std::isfinite(sum)) {
-      fail(*run,
-           fmt::format("the {} at step {} is {}: the job has diverged (a lower train.learning_rate may help)",
-                       run->phase == Phase::kEvaluating ? "evaluation loss" : "loss",
-                       run->head.version + (run->phase == Phase::kStepping ? 1 : 0), sum));
+      fail(*run, fmt::format("the {} at step {} is {}: the job has diverged (a lower train.learning_rate, "
+                             "under another job name, may help)",
+                             run->phase == Phase::kEvaluating ? "evaluation loss" : "loss",
+                             run->head.version + (run->phase == Phase::kStepping ? 1 : 0), sum));
     } else if (run->phase == Phase::kEvaluating) {
       end_evaluation(*run);
     } else {
@@ -234,22 +236,29 @@ bool Engine::fill_packs() {
 }
 
 // The next takes the newest version of the job that was committed longest ago. Between two there is a pause
-// of ten times what the last one took, so that commits cost the steps little; a job that waits for its own is
-// not kept waiting.
+// of ten times what the last one took, so that commits cost the steps little; a job that waits for its own,
+// or that the store does not know yet, is not kept waiting.
 bool Engine::commit_some() {
   if (!store_.idle()) return false;
-  const bool pausing = seconds() < next_commit_seconds_ && !stopping_;
+  const bool pausing = seconds() < next_commit_seconds_;
   JobRun* oldest = nullptr;
   for (auto& [name, run] : jobs_) {
-    const bool waits = stopping_ || run->phase == Phase::kFinishing;
-    const bool rhythm = run->train().save_steps > 0 && !waits;
-    if (!run->unsaved || run->saving || rhythm || (pausing && !waits) || run->phase == Phase::kInitializing)
-      continue;
-    if (oldest == nullptr || run->saved_version < oldest->saved_version) oldest = run.get();
+    if (!run->unsaved || run->saving || run->phase == Phase::kInitializing) continue;
+    const bool at_once = stopping_ || run->phase == Phase::kFinishing || run->saved_at == 0;
+    if (!at_once && (pausing || run->train().save_steps > 0)) continue;
+    if (oldest == nullptr || run->saved_at < oldest->saved_at) oldest = run.get();
   }
   if (oldest == nullptr) return false;
   commit(*oldest, shard_.has(oldest->name()));
   return true;
+}
+
+// What the jobs have reached, where the run ends in an error.
+void Engine::save_all() {
+  for (auto& [name, run] : jobs_) {
+    if (run->unsaved && !run->ended()) commit(*run, shard_.has(name));
+  }
+  store_.drain();
 }
 
 void Engine::commit(JobRun& run, bool with_state) {
@@ -258,16 +267,16 @@ void Engine::commit(JobRun& run, bool with_state) {
   run.unsaved_metrics.clear();
   run.unsaved = false;
   run.saving = true;
-  commit_began_seconds_ = seconds();
+  run.saved_at = ++commits_;
   store_.submit(std::move(commit));
 }
 
 void Engine::take_durable() {
-  for (const auto& [name, version] : store_.poll()) {
+  for (const auto& [name, version, took] : store_.poll()) {
     JobRun& run = *jobs_.at(name);
     run.saving = false;
     run.saved_version = version;
-    next_commit_seconds_ = seconds() + 10 * (seconds() - commit_began_seconds_);
+    next_commit_seconds_ = seconds() + 10 * took;
     if (run.phase == Phase::kFinishing && !run.unsaved) finish(run);
     if (run.phase == Phase::kWaiting && !stopping_) advance(run);
   }
@@ -285,16 +294,11 @@ void Engine::tell(JobEvent::Kind kind, const JobRun& run) {
 
 std::vector<int> Engine::ranks_of(const MethodConfig& method) const {
   std::vector<int> ranks;
-  const int64_t layers = backbone_.config.layers;
   for (size_t stage = 0; stage < options_.stages.size(); ++stage) {
-    const LayerRange& range = options_.stages[stage];
-    const int64_t first = range.first == 0 ? -1 : range.first,
-                  end = range.end == layers ? layers + 1 : range.end;
-    for (const TensorSpec& spec : method.tensors()) {
-      if (spec.layer < first || spec.layer >= end) continue;
-      ranks.push_back(int(stage) + 1);
-      break;
-    }
+    const auto there = [&](const TensorSpec& spec) {
+      return options_.stages[stage].holds(spec.layer, backbone_.config.layers);
+    };
+    if (std::any_of(method.tensors().begin(), method.tensors().end(), there)) ranks.push_back(int(stage) + 1);
   }
   return ranks;
 }

@@ -61,6 +61,7 @@ class Engine {
   bool poll();          // does what can be done now; false where there was nothing
   bool ended() const;   // every job has ended, or the stop is complete
   void request_stop();  // at once, at the last step boundary of each job; ended() when all is committed
+  void save_all();      // commits what is unsaved, in any state of things
   void close();         // sends the workers home and waits for the store
 
   const std::map<std::string, std::unique_ptr<JobRun>>& jobs() const { return jobs_; }
@@ -112,7 +113,8 @@ class Engine {
   LineWriter metrics_;
   int64_t next_metric_ = 0;
   bool stopping_ = false;
-  double commit_began_seconds_ = 0, next_commit_seconds_ = 0;
+  double next_commit_seconds_ = 0;
+  int64_t commits_ = 0;
   double started_seconds_;
   std::function<void(const JobEvent&)> on_event_;
 };

@@ -1,6 +1,7 @@
 // The life of a job in the engine: from submission to its export, and what a step is made of.
 
 #include <cmath>
+#include <filesystem>
 #include <utility>
 
 #include "common/base/check.h"
@@ -32,8 +33,10 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, const std::optional<Stored
   jobs_.emplace(name, std::move(owned));
   if (known && known->head) run.head = *known->head;
 
-  const bool was_done =
-      known && known->record.state == JobState::kDone && run.head.version >= run.record.total_steps;
+  const bool exported =
+      std::filesystem::exists(options_.output + "/adapters/" + name + "/adapter_config.json");
+  const bool was_done = known && known->record.state == JobState::kDone && exported &&
+                        run.head.version >= run.record.total_steps;
   const bool was_failed = known && known->record.state == JobState::kFailed;
   if (was_done || was_failed) {
     run.record = known->record;
@@ -91,10 +94,7 @@ void Engine::publish(JobRun& run) {
     const LayerRange& range = options_.stages[size_t(rank - 1)];
     std::vector<NumberedTensor> tensors;
     for (size_t i = 0; i < method.tensors().size(); ++i) {
-      const int64_t layer = method.tensors()[i].layer;
-      const bool there =
-          layer < 0 ? range.first == 0
-                    : layer >= range.first && (layer < range.end || range.end == backbone_.config.layers);
+      const bool there = range.holds(method.tensors()[i].layer, backbone_.config.layers);
       if (there) tensors.push_back({int64_t(i), shard_.parameter(run.name(), int64_t(i))});
     }
     proto::AdapterTensors header;

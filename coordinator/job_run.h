@@ -53,6 +53,7 @@ struct JobRun {
   bool unsaved = false;        // record or head changed since the last commit was handed over
   bool saving = false;         // a commit is being written
   int64_t saved_version = -1;  // durable
+  int64_t saved_at = 0;        // the number of its last commit among all
 
   const std::string& name() const { return record.name; }
   const TrainArguments& train() const { return job->spec.train; }

@@ -52,10 +52,4 @@ bool LocalCluster::poll() {
   return worked;
 }
 
-size_t LocalCluster::weight_bytes() const {
-  size_t bytes = 0;
-  for (const auto& stage : stages_) bytes += stage->weight_bytes();
-  return bytes;
-}
-
 }  // namespace coppice

@@ -40,7 +40,6 @@ class LocalCluster {
 
   Transport& coordinator() { return *ends_[0]; }
   bool poll();  // every stage once; false where none had anything to do
-  size_t weight_bytes() const;
 
  private:
   std::vector<std::unique_ptr<Transport>> ends_;

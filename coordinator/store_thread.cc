@@ -1,5 +1,6 @@
 #include "coordinator/store_thread.h"
 
+#include <chrono>
 #include <utility>
 
 namespace coppice {
@@ -55,18 +56,20 @@ void StoreThread::work() {
     writing_ = true;
     lock.unlock();
     std::exception_ptr error;
+    const auto began = std::chrono::steady_clock::now();
     try {
       writer_.commit(commit);
     } catch (...) {
       error = std::current_exception();
     }
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
     lock.lock();
     writing_ = false;
     if (error) {
       error_ = error;
       waiting_.clear();
     } else {
-      durable_.push_back({commit.record.name, commit.head.version});
+      durable_.push_back({commit.record.name, commit.head.version, took.count()});
     }
     changed_.notify_all();
   }

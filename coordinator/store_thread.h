@@ -26,6 +26,7 @@ class StoreThread {
   struct Durable {
     std::string job;
     int64_t version = 0;
+    double seconds = 0;  // that the commit took
   };
   std::vector<Durable> poll();  // commits that have become durable since the last call, in order
   void drain();                 // waits until idle

@@ -1,8 +1,5 @@
 #include "worker/stage_worker.h"
 
-#include <cstring>
-
-#include "common/base/check.h"
 #include "common/base/error.h"
 
 namespace coppice {

@@ -38,7 +38,6 @@ class StageWorker {
  private:
   struct InFlight {
     PackPlan plan;
-    bool forward_done = false;
     std::optional<Rows> forward_rows, backward_rows;  // arrived, not yet computed
   };
 

@@ -13,13 +13,16 @@ int list_jobs(const std::string& folder) {
   const CheckpointReader reader(*store);
   std::printf("%-32s %-10s %13s %9s %9s %12s %12s\n", "job", "state", "step", "loss", "eval", "parameters",
               "tokens");
+  const bool alive = is_running(folder);
   for (const JobRecord& record : reader.records()) {
     const JobHead head = reader.head(record.name).value_or(JobHead{});
+    const bool stopped = record.state == JobState::kRunning && !alive;  // by a signal, or killed
+    const std::string_view state = stopped ? "stopped" : job_state_name(record.state);
     const std::string step = fmt::format("{}/{}", head.version, record.total_steps);
     const std::string loss = head.version > 0 ? fmt::format("{:.4f}", head.loss) : "-";
     const std::string eval = head.evaluated >= 0 ? fmt::format("{:.4f}", head.eval_loss) : "-";
     std::printf("%-32s %-10s %13s %9s %9s %12lld %12lld%s%s\n", record.name.c_str(),
-                std::string(job_state_name(record.state)).c_str(), step.c_str(), loss.c_str(), eval.c_str(),
+                std::string(state).c_str(), step.c_str(), loss.c_str(), eval.c_str(),
                 static_cast<long long>(record.trainable_parameters), static_cast<long long>(head.tokens),
                 record.reason.empty() ? "" : "  ", record.reason.c_str());
   }
@@ -35,12 +38,12 @@ int export_job(const std::string& folder, const std::string& job, const std::str
     for (const JobRecord& other : reader.records()) known += (known.empty() ? "" : ", ") + other.name;
     throw not_found("{}: has no job {}; it has {}", folder, job, known.empty() ? "none" : known);
   }
-  const auto head = reader.head(job);
-  if (!head) throw not_found("{}: job {} has no committed step yet", folder, job);
+  if (!reader.head(job)) throw not_found("{}: job {} has no committed step yet", folder, job);
   const BackboneConfig backbone = read_backbone_config(record->backbone);
   const auto method = configure_method(record->method, backbone, "method");
-  export_adapter(out, *method, reader.state(job).parameters, record->backbone);
-  std::printf("%s: step %lld of %lld\n", out.c_str(), static_cast<long long>(head->version),
+  const ShardState state = reader.state(job);
+  export_adapter(out, *method, state.parameters, record->backbone);
+  std::printf("%s: step %lld of %lld\n", out.c_str(), static_cast<long long>(state.version),
               static_cast<long long>(record->total_steps));
   return 0;
 }

@@ -81,7 +81,8 @@ class Program {
     app.add_option("jobs", run_.jobs_file, "job file (YAML)")->required()->type_name("JOBS.yaml");
     app.add_option("--output", run_.output, "run folder")->required()->type_name("DIR");
     app.add_option("--set", run_.overrides, "override a key: --set defaults.train.max_steps=20")
-        ->type_name("KEY=VALUE");
+        ->type_name("KEY=VALUE")
+        ->allow_extra_args(false);
     app.add_option("--stages", run_.stages, "pipeline stages")->capture_default_str();
     app.add_option("--pack-rows", run_.pack_rows, "rows (tokens) of a full pack")
         ->check(CLI::PositiveNumber)
@@ -125,7 +126,8 @@ class Program {
     app.add_option("--adapter", generate_.adapter, "adapter folder")->type_name("PATH");
     app.add_option("--prompt", generate_.prompts, "text to go on from; may be given several times")
         ->required()
-        ->type_name("TEXT");
+        ->type_name("TEXT")
+        ->allow_extra_args(false);
     app.add_option("--max-new-tokens", generate_.max_new_tokens, "at most so many new tokens")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();

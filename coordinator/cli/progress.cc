@@ -129,9 +129,10 @@ class Lines : public Progress {
                      static_cast<long long>(run.head.version), run.head.eval_loss);
         return;
       case JobEvent::Kind::kStep: {
-        const double every = run.train().logging_steps;
+        // At least twenty lines a job, whatever the logging_steps of runs that log to a file.
+        const double every = run.train().logging_steps, total = double(run.record.total_steps);
         const auto steps =
-            std::max<int64_t>(1, int64_t(every < 1 ? every * double(run.record.total_steps) : every));
+            std::max<int64_t>(1, int64_t(std::min(every < 1 ? every * total : every, total / 20)));
         if (run.head.version % steps != 0 && run.head.version != run.record.total_steps) return;
         std::fprintf(stderr, "%s: step %lld/%lld loss %.4f tokens %lld time %.1f s\n", run.name().c_str(),
                      static_cast<long long>(run.head.version), static_cast<long long>(run.record.total_steps),

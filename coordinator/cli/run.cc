@@ -68,6 +68,17 @@ std::vector<std::unique_ptr<PreparedJob>> prepare_all(const JobFile& file, const
   return jobs;
 }
 
+// What data.on_long did is never silent.
+void tell_left_out(const PreparedJob& job) {
+  for (const auto* data : {&job.data.train, &job.data.eval}) {
+    if (data->truncated + data->dropped == 0) continue;
+    std::fprintf(stderr, "%s: %s rows longer than %lld tokens: %lld truncated, %lld dropped\n",
+                 job.spec.name.c_str(), data == &job.data.train ? "training" : "evaluation",
+                 static_cast<long long>(job.spec.data.length_limit()),
+                 static_cast<long long>(data->truncated), static_cast<long long>(data->dropped));
+  }
+}
+
 void loop(Engine& engine, LocalCluster& cluster, Progress& progress) {
   while (!engine.ended()) {
     if (stop_signal != 0) engine.request_stop();
@@ -109,9 +120,12 @@ int run_jobs(const RunOptions& options) {
   for (const auto& job : jobs) largest_rows = std::max(largest_rows, job->batching->max_micro_batch_rows());
   const MemoryModel model =
       memory_model(options, backbone, int64_t(stages.size()), device.compute, largest_rows);
+  int64_t others_bytes = 0;
   for (const auto& job : jobs) {
     model.admit(job->spec.name, *job->method, job->batching->max_micro_batch_rows(),
-                job->spec.train.gradient_checkpointing);
+                job->spec.train.gradient_checkpointing, others_bytes);
+    others_bytes += MemoryModel::job_bytes(*job->method);
+    tell_left_out(*job);
   }
   if (options.dry_run) {
     print_plan(jobs, model);
@@ -134,11 +148,16 @@ int run_jobs(const RunOptions& options) {
   engine_options.instruction_set = device.backend->instruction_set();
   engine_options.seconds_before = folder.seconds();
   engine_options.metrics = folder.metrics();
-  engine_options.first_ordinal = int64_t(folder.jobs().size());
+  engine_options.first_ordinal = folder.next_ordinal();
   Engine engine(cluster.coordinator(), *device.backend, backbone, folder.store(), std::move(engine_options));
   engine.on_event([&](const JobEvent& event) { progress->event(event); });
   for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), known[i]);
-  loop(engine, cluster, *progress);
+  try {
+    loop(engine, cluster, *progress);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kFailed) engine.save_all();  // a stage is gone; the store is not
+    throw;
+  }
   return outcome(engine, options);
 }
 

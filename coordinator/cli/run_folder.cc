@@ -1,7 +1,11 @@
 #include "coordinator/cli/run_folder.h"
 
+#include <signal.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
+#include <fstream>
 
 #include "common/base/error.h"
 #include "coordinator/jobs/job_file.h"
@@ -23,6 +27,11 @@ std::string hex(uint64_t value) {
 }  // namespace
 
 RunFolder::RunFolder(const std::string& path) : path_(path) {
+  if (std::filesystem::exists(path + "/metrics.jsonl") && !std::filesystem::exists(path + "/store/CURRENT")) {
+    throw invalid(
+        "--output {}: has a metrics.jsonl, but no store/: it is no run folder, and the file would be lost",
+        path);
+  }
   std::error_code error;
   std::filesystem::create_directories(path + "/adapters", error);
   if (error) throw invalid("--output {}: {}", path, error.message());
@@ -44,6 +53,12 @@ std::vector<MetricRecord> RunFolder::metrics() const {
   for (const auto& [name, job] : jobs_) all.insert(all.end(), job.metrics.begin(), job.metrics.end());
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.sequence < b.sequence; });
   return all;
+}
+
+int64_t RunFolder::next_ordinal() const {
+  int64_t next = 0;
+  for (const auto& [name, job] : jobs_) next = std::max(next, job.record.ordinal + 1);
+  return next;
 }
 
 double RunFolder::seconds() const {
@@ -68,6 +83,10 @@ std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone
         "is accepted (another name makes a new job)",
         name, key, path_);
   }
+  if (record.method != job.method->hf_config()) {
+    throw invalid("job {}: its method (of init_adapter {}) is not what it was when the run in {} began", name,
+                  job.spec.init_adapter.value_or("none"), path_);
+  }
   require_same(name, "the backbone's content", hex(record.backbone_fingerprint), hex(backbone.fingerprint));
   require_same(name, "the data's content", hex(record.data_fingerprint), hex(job.data_fingerprint()));
   require_same(name, "--dtype", record.dtype, dtype);
@@ -81,6 +100,12 @@ std::unique_ptr<KvReader> open_run_folder(const std::string& path) {
   if (!std::filesystem::is_directory(path + "/store"))
     throw not_found("{}: is no run folder (it has no store/)", path);
   return open_rocksdb_readonly(path + "/store");
+}
+
+bool is_running(const std::string& path) {
+  pid_t owner = 0;
+  std::ifstream(path + "/store/OWNER") >> owner;
+  return owner > 0 && (kill(owner, 0) == 0 || errno == EPERM);
 }
 
 }  // namespace coppice

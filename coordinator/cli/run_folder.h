@@ -17,9 +17,8 @@ class RunFolder {
  public:
   explicit RunFolder(const std::string& path);  // makes it where it is not there
 
-  const std::string& path() const { return path_; }
   KvStore& store() { return *store_; }
-  const std::map<std::string, StoredJob>& jobs() const { return jobs_; }
+  int64_t next_ordinal() const;
   std::vector<MetricRecord> metrics() const;  // of all jobs, ascending
   double seconds() const;                     // of training in earlier runs
   // What is stored of a job that is submitted again; nothing where it is new or to be run again.
@@ -35,5 +34,8 @@ class RunFolder {
 
 // For `jobs` and `export`, also while a run writes it. Throws kNotFound where path is no run folder.
 std::unique_ptr<KvReader> open_run_folder(const std::string& path);
+
+// Whether the process that last had the folder is alive on this host.
+bool is_running(const std::string& path);
 
 }  // namespace coppice

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 #include <deque>
-#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,15 +46,20 @@ class FairQueue {
 template <typename Admits>
 std::vector<std::string> FairQueue::take(int64_t budget_rows, Admits admits) {
   std::vector<std::string> taken;
+  std::optional<size_t> left_out;  // the first for whom there was no room: it begins the next pack
   int64_t left = budget_rows;
   for (bool possible = true; possible;) {
     possible = false;
     for (size_t visited = 0; visited < entries_.size(); ++visited, turn_ = (turn_ + 1) % entries_.size()) {
       Entry& entry = entries_[turn_];
+      if (entry.ready.empty() || !admits(entry.job)) continue;
       const auto fits = [&] {
-        return !entry.ready.empty() && (entry.ready.front() <= left || taken.empty()) && admits(entry.job);
+        return !entry.ready.empty() && (entry.ready.front() <= left || taken.empty());
       };
-      if (!fits()) continue;
+      if (!fits()) {
+        if (!left_out) left_out = turn_;
+        continue;
+      }
       entry.credit_rows += quantum_rows_ * entry.weight;
       while (fits() && entry.ready.front() <= entry.credit_rows) {
         entry.credit_rows -= entry.ready.front();
@@ -66,6 +71,7 @@ std::vector<std::string> FairQueue::take(int64_t budget_rows, Admits admits) {
       possible = possible || fits();
     }
   }
+  if (left_out) turn_ = *left_out;
   return taken;
 }
 

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <limits>
 #include <string>
+#include <string_view>
 
 #include "common/base/error.h"
 
@@ -46,34 +47,47 @@ int64_t MemoryModel::estimate_weight_bytes(const BackboneConfig& config, DType c
 }
 
 void MemoryModel::admit(const std::string& job, const MethodConfig& method, int64_t largest_micro_batch_rows,
-                        bool checkpointing) const {
+                        bool checkpointing, int64_t others_bytes) const {
   MemoryModel own = *this;
   own.pack_rows = std::max(pack_rows, largest_micro_batch_rows);
-  const int64_t needed = weight_bytes + own.packs_bytes(checkpointing) + job_bytes(method);
+  const int64_t needed = weight_bytes + own.packs_bytes(checkpointing) + job_bytes(method) + others_bytes;
   if (needed <= limit_bytes) return;
-  throw Error(ErrorCode::kExhausted,
-              fmt::format("job {} does not fit: {:.0f} MiB for weights, {:.0f} MiB for packs of {} rows and "
-                          "{:.0f} MiB for its adapter are "
-                          "needed, {:.0f} MiB are there; fewer rows in a pack (--pack-rows, "
-                          "train.max_tokens_per_micro_batch) or "
-                          "train.gradient_checkpointing need less",
-                          job, mebibytes(weight_bytes), mebibytes(own.packs_bytes(checkpointing)),
-                          own.pack_rows, mebibytes(job_bytes(method)), mebibytes(limit_bytes)));
+  throw Error(
+      ErrorCode::kExhausted,
+      fmt::format(
+          "job {} does not fit: {:.0f} MiB for weights, {:.0f} MiB for packs of {} rows, {:.0f} MiB for its "
+          "adapter and {:.0f} MiB for those of other jobs are needed, {:.0f} MiB are there; fewer rows in a "
+          "pack "
+          "(--pack-rows, train.max_tokens_per_micro_batch) or train.gradient_checkpointing need less",
+          job, mebibytes(weight_bytes), mebibytes(own.packs_bytes(checkpointing)), own.pack_rows,
+          mebibytes(job_bytes(method)), mebibytes(others_bytes), mebibytes(limit_bytes)));
 }
 
-int64_t available_memory_bytes() {
-  int64_t available = std::numeric_limits<int64_t>::max();
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key, unit; meminfo >> key;) {
-    int64_t kibibytes = 0;
-    if (!(meminfo >> kibibytes)) break;
-    if (key == "MemAvailable:") available = kibibytes * 1024;
-    std::getline(meminfo, unit);
+namespace {
+
+// The value behind a key of a file of "key value" lines; 0 where there is none.
+int64_t value_in(const char* path, std::string_view wanted) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  for (std::string key; file >> key >> value;) {
+    if (key == wanted) return value;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
   }
+  return 0;
+}
+
+}  // namespace
+
+// Pages of files that a control group holds are given back when they are needed: they do not count as used.
+int64_t available_memory_bytes() {
+  const int64_t host = value_in("/proc/meminfo", "MemAvailable:") * 1024;
   int64_t limit = 0, used = 0;
   std::ifstream("/sys/fs/cgroup/memory.max") >> limit;  // "max" reads as 0
   std::ifstream("/sys/fs/cgroup/memory.current") >> used;
-  return limit > 0 ? std::min(available, std::max<int64_t>(0, limit - used)) : available;
+  if (limit <= 0) return host;
+  const char* const stat = "/sys/fs/cgroup/memory.stat";
+  used -= value_in(stat, "inactive_file") + value_in(stat, "active_file");
+  return std::min(host, std::max<int64_t>(0, limit - used));
 }
 
 }  // namespace coppice

@@ -22,9 +22,9 @@ struct MemoryModel {
   int64_t packs_bytes(bool checkpointing = false) const;  // of all in flight, and the largest piece of logits
   static int64_t job_bytes(
       const MethodConfig& method);  // masters, moments, gradients, on the shard and on the stages, a commit
-  // Throws kExhausted with the numbers where a job cannot fit even alone.
+  // Throws kExhausted with the numbers where a job does not fit beside others_bytes of other jobs' adapters.
   void admit(const std::string& job, const MethodConfig& method, int64_t largest_micro_batch_rows,
-             bool checkpointing) const;
+             bool checkpointing, int64_t others_bytes) const;
   // Frozen weights packed for forward and backward, and the embedding's table.
   static int64_t estimate_weight_bytes(const BackboneConfig& config, DType compute);
 };

@@ -12,6 +12,12 @@ namespace coppice {
 
 struct LayerRange {
   int64_t first = 0, end = 0;
+
+  // layer: of a TensorSpec; the embedding (-1) lives with the first block, the head (layers) with the last.
+  bool holds(int64_t layer, int64_t layers) const {
+    if (layer < 0) return first == 0;
+    return layer >= first && (layer < end || (layer == layers && end == layers));
+  }
 };
 
 std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages);

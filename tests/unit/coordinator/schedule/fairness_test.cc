@@ -1,5 +1,6 @@
 #include "coordinator/schedule/fairness.h"
 
+#include <algorithm>
 #include <map>
 
 #include <gtest/gtest.h>
@@ -83,6 +84,26 @@ TEST(FairQueueTest, LongMicroBatchesDoNotTakeMoreThanShortOnes) {
     if (taken.contains("short")) rows_short += 100 * taken.at("short");
   }
   EXPECT_NEAR(double(rows_long) / double(rows_long + rows_short), 0.5, 0.1);
+}
+
+TEST(FairQueueTest, ManyEqualJobsGetEqualTurnsWhereFewFitAPack) {
+  FairQueue queue;
+  std::map<std::string, int> total;
+  for (int i = 0; i < 20; ++i) queue.add(std::to_string(i), 1);
+  for (int i = 0; i < 20; ++i) queue.push(std::to_string(i), 30);
+  for (int pack = 0; pack < 101; ++pack) {
+    for (const std::string& job : queue.take(128, kAll)) {
+      ++total[job];
+      queue.push(job, 30);
+    }
+  }
+  ASSERT_EQ(total.size(), 20u);
+  int least = 1000, most = 0;
+  for (const auto& [job, count] : total) {
+    least = std::min(least, count);
+    most = std::max(most, count);
+  }
+  EXPECT_LE(most - least, 1);
 }
 
 TEST(FairQueueTest, LeavesOutJobsThatAreNotAdmitted) {
