@@ -56,7 +56,7 @@ class Engine {
 
   void on_event(std::function<void(const JobEvent&)> callback) { on_event_ = std::move(callback); }
   // known: what the store holds of the job; it goes on from there. method and keys have been compared before.
-  void submit(std::unique_ptr<PreparedJob> job, const std::optional<StoredJob>& known);
+  void submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> known);
 
   bool poll();          // does what can be done now; false where there was nothing
   bool ended() const;   // every job has ended, or the stop is complete

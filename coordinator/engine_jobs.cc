@@ -12,7 +12,7 @@
 
 namespace coppice {
 
-void Engine::submit(std::unique_ptr<PreparedJob> job, const std::optional<StoredJob>& known) {
+void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> known) {
   auto owned = std::make_unique<JobRun>();
   JobRun& run = *owned;
   run.job = std::move(job);
@@ -50,7 +50,7 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, const std::optional<Stored
   tell(JobEvent::Kind::kState, run);
   if (known && known->head) {
     run.saved_version = run.head.version;
-    add_to_shard(run, known->state);
+    add_to_shard(run, std::move(known->state));
   } else if (!prepared.initial.empty()) {
     ShardState state;
     state.parameters = prepared.initial;

@@ -151,7 +151,7 @@ int run_jobs(const RunOptions& options) {
   engine_options.first_ordinal = folder.next_ordinal();
   Engine engine(cluster.coordinator(), *device.backend, backbone, folder.store(), std::move(engine_options));
   engine.on_event([&](const JobEvent& event) { progress->event(event); });
-  for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), known[i]);
+  for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), std::move(known[i]));
   try {
     loop(engine, cluster, *progress);
   } catch (const Error& error) {

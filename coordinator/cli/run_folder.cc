@@ -40,7 +40,6 @@ RunFolder::RunFolder(const std::string& path) : path_(path) {
   for (JobRecord& record : reader.records()) {
     StoredJob job;
     job.head = reader.head(record.name);
-    if (job.head) job.state = reader.state(record.name);
     job.metrics = reader.metrics(record.name);
     job.record = std::move(record);
     const std::string name = job.record.name;
@@ -92,6 +91,8 @@ std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone
   require_same(name, "--dtype", record.dtype, dtype);
   require_same(name, "the instruction set", record.instruction_set, instruction_set);
   StoredJob stored = it->second;
+  if (stored.head) stored.state = CheckpointReader(*store_).state(name);
+  stored.metrics.clear();
   if (stored.record.state == JobState::kFailed && retry_failed) stored.record.state = JobState::kRunning;
   return stored;
 }

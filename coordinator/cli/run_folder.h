@@ -29,7 +29,7 @@ class RunFolder {
  private:
   std::string path_;
   std::unique_ptr<KvStore> store_;
-  std::map<std::string, StoredJob> jobs_;
+  std::map<std::string, StoredJob> jobs_;  // without their states, which known() reads
 };
 
 // For `jobs` and `export`, also while a run writes it. Throws kNotFound where path is no run folder.
