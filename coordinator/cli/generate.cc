@@ -104,6 +104,9 @@ int run_generate(const GenerateOptions& options) {
   for (const std::string& prompt : options.prompts) {
     prompts.push_back(inference.tokenizer()->encode(prompt));
     if (prompts.back().empty()) throw invalid("prompt {} has no tokens", shown(std::string_view(prompt)));
+    inference.check_length(int64_t(prompts.back().size()) + options.max_new_tokens,
+                           fmt::format("prompt {} and --max-new-tokens {}", shown(std::string_view(prompt)),
+                                       options.max_new_tokens));
     for (const int32_t id : prompts.back()) {
       if (id < inference.config().vocabulary) continue;
       throw invalid("{}/tokenizer.json: token {} of prompt {} is beyond the backbone's vocabulary of {}",

@@ -37,4 +37,12 @@ void print(std::string_view text) {
   }
 }
 
+void Inference::check_length(int64_t tokens, const std::string& what) const {
+  const int64_t added = virtual_rows() + prefix_rows();
+  if (config_.rope.type == Rope::Type::kDynamic || tokens + added <= config_.max_positions) return;
+  throw invalid(
+      "{}: {} tokens; the backbone has {} positions (max_position_embeddings), of which the adapter takes {}",
+      what, tokens, config_.max_positions, added);
+}
+
 }  // namespace coppice

@@ -37,6 +37,9 @@ class Inference {
   }  // under which the adapter takes part; empty: the bare backbone
   int64_t virtual_rows() const { return method_ ? method_->virtual_rows() : 0; }
   int64_t prefix_rows() const { return method_ ? method_->prefix_rows() : 0; }
+  // Throws kInvalid where tokens (of what) and what the adapter adds need more positions than the backbone
+  // was made for. Dynamic rotary embeddings are made to go beyond.
+  void check_length(int64_t tokens, const std::string& what) const;
   // Packs the weights; slow, once.
   void load();
   Stage& stage() { return *stage_; }

@@ -38,7 +38,7 @@ void add_compute(CLI::App& app, ComputeOptions& compute) {
   app.add_option("--dtype", compute.dtype, "dtype of matrix products: auto, float32, bfloat16")
       ->capture_default_str();
   app.add_option("--threads", compute.threads, "threads of a worker (default: the host's cores)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1024));
   app.add_option("--device", compute.device, "cpu, or ref (plain loops: the slow reference)")
       ->capture_default_str();
 }
@@ -85,7 +85,7 @@ class Program {
         ->allow_extra_args(false);
     app.add_option("--stages", run_.stages, "pipeline stages")->capture_default_str();
     app.add_option("--pack-rows", run_.pack_rows, "rows (tokens) of a full pack")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
         ->capture_default_str();
     app.add_option("--progress", run_.progress, "auto, table, lines, none")->capture_default_str();
     app.add_flag("--dry-run", run_.dry_run,
@@ -129,10 +129,10 @@ class Program {
         ->type_name("TEXT")
         ->allow_extra_args(false);
     app.add_option("--max-new-tokens", generate_.max_new_tokens, "at most so many new tokens")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
         ->capture_default_str();
     app.add_option("--temperature", generate_.temperature, "0: greedy")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(0.0, 1e6))
         ->capture_default_str();
     app.add_option("--top-p", generate_.top_p, "nucleus sampling")
         ->check(CLI::Range(0.0, 1.0))

@@ -80,8 +80,13 @@ void tell_left_out(const PreparedJob& job) {
 }
 
 void loop(Engine& engine, LocalCluster& cluster, Progress& progress) {
+  bool stopping = false;
   while (!engine.ended()) {
-    if (stop_signal != 0) engine.request_stop();
+    if (stop_signal != 0 && !stopping) {
+      stopping = true;
+      std::fprintf(stderr, "coppice: stopping at the last step of every job; a second signal ends at once\n");
+      engine.request_stop();
+    }
     bool worked = engine.poll();
     worked |= cluster.poll();
     progress.refresh(engine, false);
@@ -110,10 +115,17 @@ int outcome(const Engine& engine, const RunOptions& options) {
 }  // namespace
 
 int run_jobs(const RunOptions& options) {
+  StopOnSignal signals;
   auto progress = Progress::make(options.progress);
   const JobFile file = read_job_file(options.jobs_file, options.overrides);
   Device device(options.compute);
-  const Backbone backbone = read_backbone(file.backbone);
+  const Backbone backbone = [&] {
+    try {
+      return read_backbone(file.backbone);
+    } catch (const Error& error) {
+      throw Error(error.code(), fmt::format("{}: backbone: {}", options.jobs_file, error.what()));
+    }
+  }();
   const auto stages = plan_stages(backbone.config, options.stages);
   auto jobs = prepare_all(file, backbone);
   int64_t largest_rows = 0;
@@ -138,7 +150,6 @@ int run_jobs(const RunOptions& options) {
     known.push_back(folder.known(*job, backbone, device.dtype_name(), device.backend->instruction_set(),
                                  options.retry_failed));
   }
-  StopOnSignal signals;
   LocalCluster cluster(device, backbone, stages);
   EngineOptions engine_options;
   engine_options.output = options.output;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -59,8 +60,13 @@ Dataset read_lines(const ScoreOptions& options, const Inference& inference) {
   data.train = options.data;
   data.max_length = options.max_length > 0 ? options.max_length : std::numeric_limits<int64_t>::max();
   data.loss_on = options.loss_on;
-  return read_dataset(options.data, data, inference.tokenizer(), inference.config().vocabulary,
-                      inference.virtual_rows() > 0);
+  Dataset dataset = read_dataset(options.data, data, inference.tokenizer(), inference.config().vocabulary,
+                                 inference.virtual_rows() > 0);
+  for (size_t i = 0; i < dataset.examples.size(); ++i) {
+    inference.check_length(int64_t(dataset.examples[i].tokens.size()),
+                           fmt::format("{}: row {}", options.data, i + 1));
+  }
+  return dataset;
 }
 
 // Sends examples [begin, end) through the backbone together: the log-probability of every target, in order.
@@ -116,6 +122,10 @@ std::string line_of(const Example& example, bool virtual_rows, size_t number, co
 }  // namespace
 
 int run_score(const ScoreOptions& options) {
+  std::error_code none;
+  if (std::filesystem::equivalent(options.data, options.output, none)) {
+    throw invalid("--output {}: is the data itself; another file is accepted", options.output);
+  }
   Inference inference(options);
   const Dataset dataset = read_lines(options, inference);
   const auto& examples = dataset.examples;

@@ -234,6 +234,9 @@ Override split_override(std::string_view text, const std::string& whole) {
     throw invalid("{}: KEY=VALUE is accepted, such as defaults.train.max_steps=20",
                   shown(std::string_view(whole)));
   }
+  if (equals + 1 == text.size()) {
+    throw invalid("{}: has no value; null takes a key away", shown(std::string_view(whole)));
+  }
   return {text.substr(0, equals),
           parse_yaml(std::string(text.substr(equals + 1)), "the value of " + shown(std::string_view(whole)))};
 }

@@ -42,7 +42,7 @@ double steps_or_share(Keys& keys, std::string_view key, double fallback, bool ze
 void read_duration(Keys& keys, TrainArguments& train) {
   train.num_train_epochs = keys.number("num_train_epochs", train.num_train_epochs,
                                        {.minimum = 0, .maximum = kMaxCount, .open_minimum = true});
-  train.max_steps = keys.integer("max_steps", train.max_steps, {.maximum = kMaxCount});
+  train.max_steps = keys.integer("max_steps", train.max_steps, {.minimum = -1, .maximum = kMaxCount});
   if (train.max_steps == 0) {
     throw invalid("{} is 0; at least 1, or -1 for num_train_epochs is accepted", keys.path("max_steps"));
   }

@@ -214,7 +214,7 @@ TEST_F(JobFileOnDiskTest, PathsAreRelativeToTheFile) {
 TEST_F(JobFileOnDiskTest, OverridesCountAsWrittenInTheFile) {
   const JobFile file = read_job_file(
       path_, {"defaults.train.max_steps=20", "jobs.a.train.learning_rate=1e-4",
-              "jobs.a.b=c.train.optim_args=", "jobs.a.b=c.train.seed=3", "backbone=/models/m",
+              "jobs.a.b=c.train.optim_args=null", "jobs.a.b=c.train.seed=3", "backbone=/models/m",
               "jobs.a.method.target_modules=[q_proj]", "sweep={of: a, over: {priority: [1, 2]}}"});
   EXPECT_EQ(file.backbone, "/models/m");
   ASSERT_EQ(file.jobs.size(), 3u);
