@@ -19,7 +19,8 @@
 namespace coppice {
 namespace {
 
-constexpr int kTries = 50;
+constexpr auto kPatience =
+    std::chrono::seconds(20);  // with a writer that changes files as fast as they are read
 constexpr auto kPause = std::chrono::milliseconds(10);
 
 class RocksdbReader : public KvReader {
@@ -46,14 +47,15 @@ class RocksdbReader : public KvReader {
   // of a log is in neither: the manifest, which every flush and merge appends to, must be the same before and
   // after.
   void open() {
-    for (int i = 1;; ++i) {
+    const auto until = std::chrono::steady_clock::now() + kPatience;
+    for (;;) {
       db_.reset();
       const auto before = state_of_manifest();
       rocksdb::DB* db = nullptr;
       const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(rocks::store_options(), folder_, &db);
       db_.reset(db);
       if (state_of_manifest() == before) return rocks::check(status, folder_, "open", db);
-      if (i == kTries) {
+      if (std::chrono::steady_clock::now() > until) {
         throw Error(ErrorCode::kBusy,
                     fmt::format("{}: is changed faster than it can be read; try again", folder_));
       }
