@@ -68,7 +68,7 @@ TEST_P(MemoryTest, ManyShortLivedBuffersLeaveNothingBehind) {
 }
 
 TEST_P(MemoryTest, ExhaustionNamesTheBytes) {
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   const std::vector<size_t> sizes = {
       SIZE_MAX};  // the sanitizer ends the program where an allocator returns null
 #else

@@ -1,7 +1,9 @@
 // A process that goes on from a store's HEAD and commits version after version, and prints each when its
 // commit has returned, until it is killed.
 
+#include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "tests/unit/coordinator/params/states.h"
 
@@ -16,8 +18,11 @@ int main(int argc, char** argv) {
   std::printf("begins after %lld\n", static_cast<long long>(version));
   std::fflush(stdout);
   for (;;) {
+    const auto began = std::chrono::steady_clock::now();
     writer.commit(make_commit("tone", ++version, shapes));
+    const auto took = std::chrono::steady_clock::now() - began;
     std::printf("%lld\n", static_cast<long long>(version));
     std::fflush(stdout);
+    std::this_thread::sleep_for(took);  // a tenth of the engine's pause between two commits
   }
 }
