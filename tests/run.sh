@@ -26,7 +26,7 @@ if [ -n "$sanitize" ]; then
   cmake -S . -B "$build" -G Ninja -DCOPPICE_SANITIZE="$sanitize" >/dev/null
   cmake --build "$build"
   export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp"
-  exec ctest --test-dir "$build" -L 'unit|contract' --output-on-failure
+  exec ctest --test-dir "$build" -L 'unit|contract' --output-on-failure --parallel "$(nproc)"
 fi
 
 cmake -S . -B build -G Ninja -DCOPPICE_TESTS=ON >/dev/null
