@@ -96,8 +96,8 @@ void Engine::take(const Message& message) {
       return take_done(message);
     case proto::ADAPTER_READY:
       return take_ready(message);
-    case proto::STAGE_FAILED:
-      throw failed("stage of rank {}: {}", message.from, read_header<proto::StageFailed>(message).message());
+    case proto::RANK_FAILED:
+      throw failed("stage of rank {}: {}", message.from, read_header<proto::RankFailed>(message).message());
     default:
       throw failed("message of kind {} from rank {} is not for the coordinator", message.kind, message.from);
   }

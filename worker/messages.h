@@ -9,6 +9,7 @@
 
 #include "common/base/error.h"
 #include "common/transport/transport.h"
+#include "proto/cluster.pb.h"
 #include "proto/message_kind.pb.h"
 #include "proto/pack.pb.h"
 #include "proto/params.pb.h"

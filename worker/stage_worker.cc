@@ -41,9 +41,9 @@ bool StageWorker::poll() {
     }
     return worked;
   } catch (const std::exception& error) {
-    proto::StageFailed failed;
+    proto::RankFailed failed;
     failed.set_message(error.what());
-    transport_.send(ranks_.coordinator, make_message(proto::STAGE_FAILED, failed));
+    transport_.send(ranks_.coordinator, make_message(proto::RANK_FAILED, failed));
     stopped_ = true;
     return true;
   }

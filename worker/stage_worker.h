@@ -7,7 +7,7 @@
 // step, the job's gradients are pushed after its backward.
 //
 // Thread: compute thread. Errors: poll() lets nothing out; what goes wrong is told to the coordinator
-// (StageFailed) and the worker stops.
+// (RankFailed) and the worker stops.
 
 #include <cstdint>
 #include <deque>

@@ -43,8 +43,9 @@ class Transport {
   virtual ~Transport() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual void send(int to, Message message) = 0;  // sets from
+  virtual void send(int to, Message message) = 0;  // sets from; to may be this rank
   virtual std::optional<Message> receive() = 0;    // the next that has arrived, or nothing
+  virtual void progress() {}  // lets what is under way go on: called between operators of long work
 };
 
 // The ranks of one process: endpoint i is rank i. All on one thread.
