@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "common/tensor/shape.h"
+#include "common/tensor/tensor.h"
 
 namespace coppice {
 
