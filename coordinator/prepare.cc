@@ -18,14 +18,37 @@ Backbone read_backbone(const std::string& path) {
   return backbone;
 }
 
+namespace {
+
+// Whether the adapter is the same with these keys in place of its own: "all-linear" for the list of modules.
+bool same_method(Json config, const Json& given, const MethodConfig& adapter,
+                 const BackboneConfig& backbone) {
+  config.update(given);
+  try {
+    return configure_method(config, backbone, "method")->hf_config() == adapter.hf_config();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+void check_beside(const JobSpec& spec, const MethodConfig& adapter, const BackboneConfig& backbone) {
+  const Json config = read_adapter_config(*spec.init_adapter);
+  try {
+    check_agrees(spec.method, config, "method");
+  } catch (const Error&) {
+    if (!same_method(config, spec.method, adapter, backbone)) throw;
+  }
+}
+
+}  // namespace
+
 std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& backbone) {
   auto job = std::make_unique<PreparedJob>();
   job->spec = spec;
   try {
     if (spec.init_adapter) {
-      if (spec.method.is_object())
-        check_agrees(spec.method, read_adapter_config(*spec.init_adapter), "method");
       ImportedAdapter adapter = import_adapter(*spec.init_adapter, backbone.config);
+      if (spec.method.is_object()) check_beside(spec, *adapter.config, backbone.config);
       job->method = adapter.config;
       job->initial = std::move(adapter.tensors);
     } else {

@@ -142,3 +142,13 @@ def test_metrics_lines(coppice, files):
     assert [list(line) for line in steps] == [["job", "step", "loss", "grad_norm", "learning_rate", "tokens", "time"]] * 2
     assert [line["step"] for line in lines if "eval_loss" in line] == [0, 1, 2]
     assert [line["step"] for line in steps] == [1, 2]
+
+
+def test_keys_beside_an_adapter_may_say_the_same_in_other_words(coppice, files):
+    files.job["method"] = {"peft_type": "LORA", "r": 2, "target_modules": "all-linear"}
+    assert coppice("run", files.write(), "--output", files.output).returncode == 0
+    files.job["init_adapter"] = str(files.output / "adapters" / "tone")
+    assert coppice("run", files.write(), "--output", files.folder / "goes-on").returncode == 0
+    files.job["method"]["target_modules"] = ["q_proj"]
+    refused = coppice("run", files.write(), "--output", files.folder / "refused")
+    assert refused.returncode == 2 and "method.target_modules" in refused.stderr
