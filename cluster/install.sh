@@ -7,6 +7,7 @@ packages=(
   g++ cmake ninja-build ccache lld
   libdnnl-dev libhwy-dev protobuf-compiler libprotobuf-dev librocksdb-dev libicu-dev
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev
+  libopenmpi-dev openmpi-bin libboost-dev
 )
 if [ "${1:-}" = --tests ]; then
   packages+=(libgtest-dev libgmock-dev libbenchmark-dev python3-venv git)

@@ -23,6 +23,10 @@ class MpiRuntime {
   int size() const;
   std::unique_ptr<Transport> transport();    // of all ranks; at most one, gone before this
   [[noreturn]] void abort(int exit_status);  // ends all ranks at once
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 // From now on this process is killed when its parent (the launcher) is gone.
