@@ -1,17 +1,19 @@
 #include "coordinator/params/checkpoint.h"
 
 #include <algorithm>
-#include <cstring>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "common/base/check.h"
 #include "common/base/error.h"
+#include "coordinator/params/chunks.h"
 #include "coordinator/params/stored.h"
 
 namespace coppice {
 namespace {
 
-constexpr size_t kBatchBytes = 1 << 20;  // of chunks written together: their buffers are used again
-constexpr int kTries = 20;               // of reading a state whose writer moves on meanwhile
+constexpr int kTries = 20;  // of reading a state whose writer moves on meanwhile
 
 std::optional<proto::StoredHead> stored_head(const KvReader& store, const std::string& job) {
   const std::string key = stored::head_key(job);
@@ -20,94 +22,48 @@ std::optional<proto::StoredHead> stored_head(const KvReader& store, const std::s
   return stored::read_head(key, *bytes);
 }
 
-void check_format(const KvReader& store) {
-  const auto format = store.get(stored::kFormatKey);
-  if (format && *format != stored::kFormat) {
-    throw invalid("store: its format is {}; {} is accepted", *format, stored::kFormat);
-  }
-}
-
-Tensor read_part(const KvReader& store, const std::string& job, int64_t version, size_t number, size_t part,
-                 const proto::StoredTensor& stored) {
-  Tensor tensor;
-  tensor.shape.assign(stored.shape().begin(), stored.shape().end());
-  const size_t bytes = stored::tensor_bytes(stored);
-  // Grows with what is really there: a damaged shape may announce anything.
-  for (size_t chunk = 0, done = 0; done < bytes; ++chunk) {
-    const std::string key = stored::chunk_key(job, version, number, part, chunk);
-    const auto value = store.get(key);
-    if (!value) throw invalid("store: {} is missing", key);
-    const size_t size = std::min(stored::kChunkBytes, bytes - done);
-    if (value->size() != size) {
-      throw stored::damaged(key, fmt::format("it has {} bytes, its part of shape {} needs {}", value->size(),
-                                             shape_string(tensor.shape), size));
-    }
-    tensor.values.resize((done + size) / sizeof(float));
-    std::memcpy(reinterpret_cast<std::byte*>(tensor.values.data()) + done, value->data(), size);
-    done += size;
-  }
-  return tensor;
-}
-
-ShardState read_state(const KvReader& store, const std::string& job) {
-  const auto head = stored_head(store, job);
-  if (!head) throw not_found("store: job {} has no committed state", job);
-  ShardState state;
-  state.version = head->version();
-  for (int i = 0; i < head->tensors_size(); ++i) {
-    const auto& stored = head->tensors(i);
-    const auto read = [&](int part) {
-      return read_part(store, job, state.version, size_t(i), size_t(part), stored);
-    };
-    state.tensors.push_back(
-        {stored.number(), stored.name(), Shape(stored.shape().begin(), stored.shape().end())});
-    state.parameters.push_back(read(0));
-    auto& moments = state.moments.emplace_back();
-    for (int part = 1; part <= stored.moments(); ++part) moments.push_back(read(part));
-  }
-  return state;
-}
-
-// Puts values as chunks, and writes the batch whenever it has grown large.
-class ChunkWriter {
- public:
-  explicit ChunkWriter(KvStore& store) : store_(store) {}
-
-  void put(const std::string& job, int64_t version, size_t tensor, size_t part, const Tensor& values) {
-    const std::string_view bytes(reinterpret_cast<const char*>(values.values.data()),
-                                 values.values.size() * sizeof(float));
-    for (size_t chunk = 0; chunk * stored::kChunkBytes < bytes.size(); ++chunk) {
-      const std::string_view piece = bytes.substr(chunk * stored::kChunkBytes, stored::kChunkBytes);
-      if (held_bytes_ + piece.size() > kBatchBytes) flush();
-      batch_.put(stored::chunk_key(job, version, tensor, part, chunk), std::string(piece));
-      held_bytes_ += piece.size();
-    }
-  }
-  void flush() {
-    if (!batch_.changes.empty()) store_.write(batch_, false);
-    batch_.changes.clear();
-    held_bytes_ = 0;
-  }
-
- private:
-  KvStore& store_;
-  Batch batch_;
-  size_t held_bytes_ = 0;
+// A shard does not have what HEAD names: damage, or HEAD has moved on since it was read.
+struct LeftByHead {
+  Error error;
 };
 
-void check_commit(const Commit& commit, const std::optional<proto::StoredHead>& before) {
-  const std::string& job = commit.record.name;
-  const ShardState& state = *commit.state;
-  CHECK(state.version == commit.head.version);
-  CHECK(state.parameters.size() == state.tensors.size() && state.moments.size() == state.tensors.size());
-  for (size_t i = 0; i < state.tensors.size(); ++i) {
-    CHECK(state.parameters[i].shape == state.tensors[i].shape);
-    for (const Tensor& moment : state.moments[i]) CHECK(moment.shape == state.tensors[i].shape);
+// A run that begins removes stores of shards that no HEAD names any more.
+KvReader& open_shard(const ShardStores& shards, int shard) {
+  try {
+    return shards(shard);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kNotFound) throw LeftByHead{error};
+    throw;
   }
-  if (before && before->version() > state.version) {
-    throw failed("job {}: HEAD is at version {}, a commit of {} came after it", job, before->version(),
-                 state.version);
+}
+
+// Of the version that a commit moves HEAD to.
+struct Described {
+  std::vector<ShardTensor> tensors;
+  std::vector<int> moments;
+};
+
+Described describe(const ShardState& state) {
+  CHECK(state.moments.size() == state.tensors.size());
+  Described described{state.tensors, {}};
+  for (ShardTensor& tensor : described.tensors) tensor.shard = 0;
+  for (const auto& moments : state.moments) described.moments.push_back(int(moments.size()));
+  return described;
+}
+
+Described describe(const StoredElsewhere& elsewhere) {
+  CHECK(elsewhere.moments.size() == elsewhere.tensors.size());
+  for (const ShardTensor& tensor : elsewhere.tensors) CHECK(tensor.shard >= 1);
+  return {elsewhere.tensors, elsewhere.moments};
+}
+
+Described describe(const proto::StoredHead& head) {
+  Described described;
+  for (const auto& tensor : head.tensors()) {
+    described.tensors.push_back(stored::to_tensor(tensor));
+    described.moments.push_back(tensor.moments());
   }
+  return described;
 }
 
 }  // namespace
@@ -130,8 +86,9 @@ std::string_view job_state_name(JobState state) {
   return "";
 }
 
-CheckpointReader::CheckpointReader(KvReader& store) : store_(store) {
-  check_format(store_);
+CheckpointReader::CheckpointReader(KvReader& store, ShardStores shards)
+    : store_(store), shards_(std::move(shards)) {
+  stored::check_format(store_);
 }
 
 std::vector<JobRecord> CheckpointReader::records() const {
@@ -158,15 +115,65 @@ std::optional<JobHead> CheckpointReader::head(const std::string& job) const {
   return stored::to_head(*head);
 }
 
+// Beside a live run HEAD moves on, and what it has left is given back: by its own store (kBusy) or by that of
+// a shard, where it is then missing. First HEAD is read again, then the shards: they have whatever it names.
 ShardState CheckpointReader::state(const std::string& job) const {
   for (int i = 1;; ++i) {
     try {
-      return read_state(store_, job);
+      return read_state(job, i > 1);
+    } catch (const LeftByHead& left) {
+      if (i == kTries) throw left.error;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kBusy || i == kTries) throw;
     }
     store_.refresh();
   }
+}
+
+ShardState CheckpointReader::read_state(const std::string& job, bool again) const {
+  const auto head = stored_head(store_, job);
+  if (!head) throw not_found("store: job {} has no committed state", job);
+  std::map<int, KvReader*> stores = {{0, &store_}};
+  const auto store_of = [&](const proto::StoredTensor& tensor) -> KvReader& {
+    auto& store = stores[tensor.shard()];
+    if (store != nullptr) return *store;
+    if (!shards_) {
+      throw invalid("store: tensor {} of job {} is in shard {}, and the stores of shards are not at hand",
+                    tensor.name(), job, tensor.shard());
+    }
+    store = &open_shard(shards_, tensor.shard());
+    if (again) store->refresh();
+    stored::check_format(*store);
+    return *store;
+  };
+  ShardState state;
+  state.version = head->version();
+  for (const auto& tensor : head->tensors()) {
+    const KvReader& store = store_of(tensor);
+    const auto read = [&](int part) {
+      std::string missing;
+      auto values = stored::read_part(store, job, state.version, tensor, size_t(part), missing);
+      if (values) return std::move(*values);
+      if (tensor.shard() == 0) throw invalid("store: {} is missing", missing);
+      throw LeftByHead{invalid("store: {} is missing in shard {}", missing, tensor.shard())};
+    };
+    state.tensors.push_back(stored::to_tensor(tensor));
+    state.parameters.push_back(read(0));
+    auto& moments = state.moments.emplace_back();
+    for (int part = 1; part <= tensor.moments(); ++part) moments.push_back(read(part));
+  }
+  return state;
+}
+
+std::vector<int> CheckpointReader::shards() const {
+  std::set<int> shards;
+  store_.scan(stored::kHeadPrefix, [&](std::string_view key, std::string_view value) {
+    const proto::StoredHead head = stored::read_head(key, value);
+    for (const auto& tensor : head.tensors()) shards.insert(tensor.shard());
+    return true;
+  });
+  shards.erase(0);
+  return {shards.begin(), shards.end()};
 }
 
 std::vector<MetricRecord> CheckpointReader::metrics(const std::string& job) const {
@@ -190,6 +197,7 @@ size_t CheckpointReader::live_bytes() const {
   store_.scan(stored::kHeadPrefix, [&](std::string_view key, std::string_view value) {
     const proto::StoredHead head = stored::read_head(key, value);
     for (const auto& tensor : head.tensors()) {
+      if (tensor.shard() != 0) continue;
       bytes += stored::tensor_bytes(tensor) * size_t(1 + tensor.moments());
     }
     return count(key, value);
@@ -200,7 +208,7 @@ size_t CheckpointReader::live_bytes() const {
 // A crash leaves chunks of a version that no HEAD names. Everything between the states that HEADs do name
 // goes, without being read.
 CheckpointWriter::CheckpointWriter(KvStore& store) : store_(store) {
-  check_format(store_);
+  stored::check_format(store_);
   std::vector<std::string> live;
   store_.scan(stored::kHeadPrefix, [&](std::string_view key, std::string_view value) {
     const std::string job(key.substr(stored::kHeadPrefix.size()));
@@ -222,24 +230,29 @@ CheckpointWriter::CheckpointWriter(KvStore& store) : store_(store) {
 void CheckpointWriter::commit(const Commit& commit) {
   const std::string& job = commit.record.name;
   CHECK(!job.empty() && job.find('/') == std::string::npos);
+  CHECK(!commit.state || !commit.elsewhere);
   Batch batch;
-  if (commit.state) {
-    const ShardState& state = *commit.state;
+  if (commit.state || commit.elsewhere) {
+    const int64_t version = commit.state ? commit.state->version : commit.elsewhere->version;
+    CHECK(version == commit.head.version);
     const auto before = stored_head(store_, job);
-    check_commit(commit, before);
+    if (before && before->version() > version) {
+      throw failed("job {}: HEAD is at version {}, a commit of {} came after it", job, before->version(),
+                   version);
+    }
+    Described now = commit.state ? describe(*commit.state) : describe(*commit.elsewhere);
     // A version has one value for ever: where HEAD is there already, only what is beside the tensors changes.
-    if (!before || before->version() != state.version) {
-      ChunkWriter chunks(store_);
-      for (size_t i = 0; i < state.tensors.size(); ++i) {
-        chunks.put(job, state.version, i, 0, state.parameters[i]);
-        for (size_t m = 0; m < state.moments[i].size(); ++m) {
-          chunks.put(job, state.version, i, m + 1, state.moments[i][m]);
-        }
+    if (before && before->version() == version) {
+      now = describe(*before);
+    } else {
+      if (commit.state) {
+        stored::ChunkWriter chunks(store_);
+        chunks.put(job, *commit.state);
+        chunks.flush();
       }
-      chunks.flush();
       if (before) stored::for_each_chunk(job, *before, [&](std::string key) { batch.erase(std::move(key)); });
     }
-    batch.put(stored::head_key(job), stored::write_head(commit.head, state));
+    batch.put(stored::head_key(job), stored::write_head(commit.head, now.tensors, now.moments));
   }
   batch.put(stored::record_key(job), stored::write_record(commit.record));
   for (const MetricRecord& metric : commit.metrics) {

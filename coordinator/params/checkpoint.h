@@ -1,13 +1,15 @@
 #pragma once
 // What a run folder's store holds, and how: job records, adapter states, metrics. A commit is atomic: tensors
 // as chunks first, then one synced batch that moves the job's HEAD, carries its metrics records up to there,
-// and erases the chunks of the HEAD before. HEAD never goes back. Keys, formats and the order of writes are
-// written down in proto/README.md.
+// and erases the chunks of the HEAD before. HEAD never goes back. HEAD says of each tensor where its chunks
+// are: here, or in the store of a shard, which has made them durable before. Keys, formats and the order of
+// writes are written down in proto/README.md.
 //
 // Thread: the store thread (one at a time). A CheckpointReader also from `jobs` and `export` on a live store.
 // Errors: as KvStore; a value that is damaged: kInvalid naming its key.
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -53,27 +55,45 @@ struct MetricRecord {
   std::string line;      // JSON, as in the file
 };
 
+// A version that shards have made durable.
+struct StoredElsewhere {
+  int64_t version = 0;
+  std::vector<ShardTensor> tensors;  // of all shards, by number; each says its shard, 1 or more
+  std::vector<int> moments;          // of each, how many
+};
+
+// At most one of state and elsewhere; without both only record and metrics change. Where HEAD is at this
+// version already its tensors stay where it says they are.
 struct Commit {
   JobRecord record;
   JobHead head;
-  std::optional<ShardState> state;    // absent: only record and metrics change
+  std::optional<ShardState> state;    // to be stored here
   std::vector<MetricRecord> metrics;  // since the last commit
+  std::optional<StoredElsewhere> elsewhere = std::nullopt;
 };
+
+// Finds the store of a shard, from 1; opens it where it must. Throws kNotFound where there is none.
+using ShardStores = std::function<KvReader&(int shard)>;
 
 class CheckpointReader {
  public:
-  explicit CheckpointReader(KvReader& store);
+  // Without shards a state of which HEAD names one is refused.
+  explicit CheckpointReader(KvReader& store, ShardStores shards = nullptr);
   std::vector<JobRecord> records() const;  // by ordinal
   std::optional<JobRecord> record(const std::string& job) const;
   std::optional<JobHead> head(const std::string& job) const;  // none before the first commit of a state
-  // At HEAD: where a writer moves it meanwhile, at the HEAD of then, which is not older than what head()
-  // said.
+  // At HEAD, tensors in its order: where a writer moves it meanwhile, at the HEAD of then, which is not older
+  // than what head() said.
   ShardState state(const std::string& job) const;
+  std::vector<int> shards() const;                                  // that HEADs name, ascending
   std::vector<MetricRecord> metrics(const std::string& job) const;  // by sequence
-  size_t live_bytes() const;  // of all that commits have written and not replaced
+  size_t live_bytes() const;  // of all that commits have written here and not replaced
 
  private:
+  ShardState read_state(const std::string& job, bool again) const;
+
   KvReader& store_;
+  ShardStores shards_;
 };
 
 class CheckpointWriter {

@@ -112,6 +112,12 @@ void Shard::push(const std::string& job, int64_t version, int64_t number, Tensor
   --adapter.missing;
 }
 
+bool Shard::pushed(const std::string& job, int64_t number) const {
+  const Adapter& adapter = find(job);
+  const auto place = adapter.place.find(number);
+  return place != adapter.place.end() && adapter.gradients[place->second].has_value();
+}
+
 bool Shard::complete(const std::string& job) const {
   return find(job).missing == 0;
 }

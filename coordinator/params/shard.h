@@ -27,6 +27,7 @@ struct ShardTensor {
   int64_t number = 0;  // in the manifest of the job
   std::string name;
   Shape shape;
+  int shard = 0;  // where it is stored; 0: with HEAD
 };
 
 struct UpdateStep {
@@ -54,6 +55,7 @@ class Shard {
   int64_t version(const std::string& job) const;
 
   void push(const std::string& job, int64_t version, int64_t number, Tensor gradient);
+  bool pushed(const std::string& job, int64_t number) const;        // this tensor has its gradient
   bool complete(const std::string& job) const;                      // every tensor has its gradient
   std::vector<double> squared_norms(const std::string& job) const;  // by tensor, in manifest order
   void update(const std::string& job, const UpdateStep& step);      // consumes the gradients, version + 1

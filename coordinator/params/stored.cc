@@ -8,7 +8,9 @@ namespace coppice::stored {
 namespace {
 
 constexpr int64_t kMostElements = int64_t(1) << 40;
+constexpr int64_t kMostNumber = 0xffffffff;  // what a key has digits for
 constexpr int kMostMoments = 8;
+constexpr int kMostShards = 1 << 16;
 
 template <typename Stored>
 Stored parse(std::string_view key, std::string_view bytes) {
@@ -27,6 +29,12 @@ void check_tensor(std::string_view key, const proto::StoredTensor& tensor) {
           key, fmt::format("tensor {} has the shape [{}]", tensor.name(), fmt::join(tensor.shape(), ", ")));
     }
     elements *= size;
+  }
+  if (tensor.number() < 0 || tensor.number() > kMostNumber) {
+    throw damaged(key, fmt::format("tensor {} has the number {}", tensor.name(), tensor.number()));
+  }
+  if (tensor.shard() < 0 || tensor.shard() > kMostShards) {
+    throw damaged(key, fmt::format("tensor {} is in shard {}", tensor.name(), tensor.shard()));
   }
   if (tensor.moments() < 0 || tensor.moments() > kMostMoments) {
     throw damaged(key, fmt::format("tensor {} has {} moments", tensor.name(), tensor.moments()));
@@ -48,10 +56,13 @@ std::string metric_prefix(const std::string& job) {
 std::string metric_key(const std::string& job, int64_t sequence) {
   return fmt::format("metric/{}/{:016x}", job, sequence);
 }
-std::string state_prefix(const std::string& job, int64_t version) {
-  return fmt::format("{}{}/{:016x}/", kStatePrefix, job, version);
+std::string job_prefix(const std::string& job) {
+  return fmt::format("{}{}/", kStatePrefix, job);
 }
-std::string chunk_key(const std::string& job, int64_t version, size_t tensor, size_t part, size_t chunk) {
+std::string state_prefix(const std::string& job, int64_t version) {
+  return fmt::format("{}{:016x}/", job_prefix(job), version);
+}
+std::string chunk_key(const std::string& job, int64_t version, int64_t tensor, size_t part, size_t chunk) {
   return fmt::format("{}{:08x}/{:x}/{:08x}", state_prefix(job, version), tensor, part, chunk);
 }
 std::string end_of(std::string prefix) {
@@ -104,7 +115,8 @@ JobRecord read_record(std::string_view key, std::string_view bytes) {
   return record;
 }
 
-std::string write_head(const JobHead& head, const ShardState& state) {
+std::string write_head(const JobHead& head, const std::vector<ShardTensor>& tensors,
+                       const std::vector<int>& moments) {
   proto::StoredHead stored;
   stored.set_version(head.version);
   stored.set_tokens(head.tokens);
@@ -112,12 +124,13 @@ std::string write_head(const JobHead& head, const ShardState& state) {
   stored.set_eval_loss(head.eval_loss);
   stored.set_evaluated(head.evaluated);
   stored.set_seconds(head.seconds);
-  for (size_t i = 0; i < state.tensors.size(); ++i) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
     auto* tensor = stored.add_tensors();
-    tensor->set_number(state.tensors[i].number);
-    tensor->set_name(state.tensors[i].name);
-    tensor->mutable_shape()->Add(state.tensors[i].shape.begin(), state.tensors[i].shape.end());
-    tensor->set_moments(int(state.moments[i].size()));
+    tensor->set_number(tensors[i].number);
+    tensor->set_name(tensors[i].name);
+    tensor->mutable_shape()->Add(tensors[i].shape.begin(), tensors[i].shape.end());
+    tensor->set_moments(moments[i]);
+    tensor->set_shard(tensors[i].shard);
   }
   return stored.SerializeAsString();
 }
@@ -138,6 +151,11 @@ JobHead to_head(const proto::StoredHead& stored) {
   head.evaluated = stored.evaluated();
   head.seconds = stored.seconds();
   return head;
+}
+
+ShardTensor to_tensor(const proto::StoredTensor& stored) {
+  return {stored.number(), stored.name(), Shape(stored.shape().begin(), stored.shape().end()),
+          stored.shard()};
 }
 
 int64_t read_metric_key(std::string_view key, std::string_view prefix) {
@@ -161,11 +179,12 @@ size_t tensor_bytes(const proto::StoredTensor& tensor) {
 
 void for_each_chunk(const std::string& job, const proto::StoredHead& head,
                     const std::function<void(std::string key)>& visit) {
-  for (int i = 0; i < head.tensors_size(); ++i) {
-    const size_t bytes = tensor_bytes(head.tensors(i));
-    for (int part = 0; part <= head.tensors(i).moments(); ++part) {
+  for (const auto& tensor : head.tensors()) {
+    if (tensor.shard() != 0) continue;
+    const size_t bytes = tensor_bytes(tensor);
+    for (int part = 0; part <= tensor.moments(); ++part) {
       for (size_t chunk = 0; chunk * kChunkBytes < bytes; ++chunk) {
-        visit(chunk_key(job, head.version(), size_t(i), size_t(part), chunk));
+        visit(chunk_key(job, head.version(), tensor.number(), size_t(part), chunk));
       }
     }
   }
