@@ -17,6 +17,7 @@ int default_threads() {
 Device::Device(const ComputeOptions& options)
     : pool(options.threads > 0 ? options.threads : default_threads()),
       backend(make_backend(options.device, pool)) {
+  if (options.wrap) backend = options.wrap(std::move(backend));
   if (options.dtype == "bfloat16") {
     compute = DType::kBF16;
   } else if (options.dtype != "float32" && options.dtype != "auto") {

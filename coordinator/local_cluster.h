@@ -2,6 +2,7 @@
 // All ranks of a run in one process: stages over the loopback transport, taking turns on the main thread; one
 // pool computes. Thread: main. Errors: those of loading the backbone.
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,8 @@ struct ComputeOptions {
   std::string device = "cpu";
   std::string dtype = "auto";  // auto, float32, bfloat16
   int threads = 0;             // 0: the host's cores
+  // What the device is put into, where it is to be watched (coppice bench --profile).
+  std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap;
 };
 
 int default_threads();  // cores that this process may use

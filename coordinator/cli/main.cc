@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include "common/base/error.h"
+#include "coordinator/cli/bench.h"
 #include "coordinator/cli/generate.h"
 #include "coordinator/cli/inspect.h"
 #include "coordinator/cli/jobs.h"
@@ -54,6 +55,7 @@ class Program {
     add_score();
     add_generate();
     add_text_commands();
+    add_bench();
   }
 
   int main(int argc, char** argv) {
@@ -152,11 +154,43 @@ class Program {
     inspect.add_option("path", path_, "backbone or adapter folder")->required()->type_name("PATH");
   }
 
+  void add_bench() {
+    auto& app = command("bench", "How fast this machine trains: tokens/s, share of the ceiling, memory",
+                        [this] { return run_bench(bench_); });
+    app.add_option("--backbone", bench_.backbone, "train on this Hugging Face model folder")->type_name("DIR");
+    app.add_option("--write-backbone", bench_.write_backbone, "write a backbone of random weights")
+        ->type_name("DIR");
+    app.add_option("--shape", bench_.shape, "of the random backbone")->capture_default_str();
+    app.add_flag("--kernels", bench_.kernels, "measure operators alone");
+    app.add_option("--jobs", bench_.jobs, "LoRA jobs at once")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 16))
+        ->capture_default_str();
+    app.add_option("--batch", bench_.batch, "sequences of a step")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 16))
+        ->capture_default_str();
+    app.add_option("--length,--lengths", bench_.lengths, "tokens of a sequence, or a range: 32-512")
+        ->capture_default_str();
+    app.add_option("--rank", bench_.rank, "of the LoRA factors")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 16))
+        ->capture_default_str();
+    app.add_option("--steps", bench_.steps, "of each job, measured after one that warms up")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
+        ->capture_default_str();
+    app.add_option("--pack-rows", bench_.pack_rows, "rows (tokens) of a full pack")
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
+        ->capture_default_str();
+    app.add_option("--keep", bench_.keep, "folder for job file, data and run (default: a temporary one)")
+        ->type_name("DIR");
+    app.add_flag("--profile", bench_.profile, "time of the measured steps by operator");
+    add_compute(app, bench_.compute);
+  }
+
   CLI::App app_;
   std::function<int()> command_;
   RunOptions run_;
   ScoreOptions score_;
   GenerateOptions generate_;
+  BenchOptions bench_;
   std::string folder_, job_, out_, path_, file_;
   bool no_special_tokens_ = false;
 };
