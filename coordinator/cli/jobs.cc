@@ -9,8 +9,8 @@
 namespace coppice {
 
 int list_jobs(const std::string& folder) {
-  const auto store = open_run_folder(folder);
-  const CheckpointReader reader(*store);
+  const auto run = open_run_folder(folder);
+  const CheckpointReader& reader = run->checkpoints();
   std::printf("%-32s %-10s %13s %9s %9s %12s %12s\n", "job", "state", "step", "loss", "eval", "parameters",
               "tokens");
   const bool alive = is_running(folder);
@@ -30,8 +30,8 @@ int list_jobs(const std::string& folder) {
 }
 
 int export_job(const std::string& folder, const std::string& job, const std::string& out) {
-  const auto store = open_run_folder(folder);
-  const CheckpointReader reader(*store);
+  const auto run = open_run_folder(folder);
+  const CheckpointReader& reader = run->checkpoints();
   const auto record = reader.record(job);
   if (!record) {
     std::string known;

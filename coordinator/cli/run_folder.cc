@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <filesystem>
 #include <fstream>
 
 #include "common/base/error.h"
+#include "common/store/folder_lock.h"
 #include "coordinator/jobs/job_file.h"
 
 namespace coppice {
@@ -26,7 +28,21 @@ std::string hex(uint64_t value) {
 
 }  // namespace
 
-RunFolder::RunFolder(const std::string& path) : path_(path) {
+std::string shard_folder(const std::string& run_folder, int shard) {
+  return fmt::format("{}/store/shard-{}", run_folder, shard);
+}
+
+KvReader& ShardReaders::of(int shard) {
+  auto& reader = readers_[shard];
+  if (!reader) reader = open_rocksdb_readonly(shard_folder(run_folder_, shard));
+  return *reader;
+}
+
+ShardStores ShardReaders::stores() {
+  return [this](int shard) -> KvReader& { return of(shard); };
+}
+
+RunFolder::RunFolder(const std::string& path) : path_(path), shards_(path) {
   if (std::filesystem::exists(path + "/metrics.jsonl") && !std::filesystem::exists(path + "/store/CURRENT")) {
     throw invalid(
         "--output {}: has a metrics.jsonl, but no store/: it is no run folder, and the file would be lost",
@@ -44,6 +60,29 @@ RunFolder::RunFolder(const std::string& path) : path_(path) {
     job.record = std::move(record);
     const std::string name = job.record.name;
     jobs_.emplace(name, std::move(job));
+  }
+  remove_unnamed_shards(reader.shards());
+}
+
+// Of a run with more shards: every job has moved on from there. A shard of the run before that has not died
+// yet holds its folder, and is named.
+void RunFolder::remove_unnamed_shards(const std::vector<int>& named) {
+  constexpr std::string_view kPrefix = "shard-";
+  std::vector<std::filesystem::path> unnamed;
+  for (const auto& entry : std::filesystem::directory_iterator(path_ + "/store")) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kPrefix)) continue;
+    int shard = 0;
+    const char* const end = name.data() + name.size();
+    const auto number = std::from_chars(name.data() + kPrefix.size(), end, shard);
+    if (number.ec != std::errc() || number.ptr != end) continue;
+    if (!std::binary_search(named.begin(), named.end(), shard)) unnamed.push_back(entry.path());
+  }
+  for (const auto& folder : unnamed) {
+    const FolderLock lock(folder.string());
+    std::error_code error;
+    std::filesystem::remove_all(folder, error);
+    if (error) throw invalid("{}: cannot be removed: {}", folder.string(), error.message());
   }
 }
 
@@ -70,7 +109,7 @@ double RunFolder::seconds() const {
 
 std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone& backbone,
                                           const std::string& dtype, const std::string& instruction_set,
-                                          bool retry_failed) const {
+                                          bool retry_failed) {
   const std::string& name = job.spec.name;
   const auto it = jobs_.find(name);
   if (it == jobs_.end()) return std::nullopt;
@@ -91,16 +130,21 @@ std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone
   require_same(name, "--dtype", record.dtype, dtype);
   require_same(name, "the instruction set", record.instruction_set, instruction_set);
   StoredJob stored = it->second;
-  if (stored.head) stored.state = CheckpointReader(*store_).state(name);
+  if (stored.head) stored.state = CheckpointReader(*store_, shards_.stores()).state(name);
   stored.metrics.clear();
   if (stored.record.state == JobState::kFailed && retry_failed) stored.record.state = JobState::kRunning;
   return stored;
 }
 
-std::unique_ptr<KvReader> open_run_folder(const std::string& path) {
+RunFolderReader::RunFolderReader(const std::string& path)
+    : store_(open_rocksdb_readonly(path + "/store")),
+      shards_(path),
+      checkpoints_(*store_, shards_.stores()) {}
+
+std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path) {
   if (!std::filesystem::is_directory(path + "/store"))
     throw not_found("{}: is no run folder (it has no store/)", path);
-  return open_rocksdb_readonly(path + "/store");
+  return std::make_unique<RunFolderReader>(path);
 }
 
 bool is_running(const std::string& path) {

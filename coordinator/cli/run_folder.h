@@ -1,7 +1,7 @@
 #pragma once
-// A run folder: store/ (RocksDB), metrics.jsonl, adapters/JOB/. Opens it for a run, compares what it knows of
-// jobs with what is asked for now, and reads it for others while it runs. Thread: main. Errors: kBusy naming
-// who has it, kInvalid naming the job and key that changed.
+// A run folder: store/ (RocksDB) with store/shard-K of each shard, metrics.jsonl, adapters/JOB/. Opens it for
+// a run, compares what it knows of jobs with what is asked for now, and reads it for others while it runs.
+// Thread: main. Errors: kBusy naming who has it, kInvalid naming the job and key that changed.
 
 #include <map>
 #include <memory>
@@ -13,9 +13,26 @@
 
 namespace coppice {
 
+// Where shard K, from 1, keeps its store.
+std::string shard_folder(const std::string& run_folder, int shard);
+
+// The stores of a run folder's shards, for reading, each opened when it is asked for.
+class ShardReaders {
+ public:
+  explicit ShardReaders(std::string run_folder) : run_folder_(std::move(run_folder)) {}
+  KvReader& of(int shard);  // kNotFound where there is none
+  ShardStores stores();     // of() as a CheckpointReader takes it; this outlives it
+  void close() { readers_.clear(); }
+
+ private:
+  std::string run_folder_;
+  std::map<int, std::unique_ptr<KvReader>> readers_;
+};
+
 class RunFolder {
  public:
-  explicit RunFolder(const std::string& path);  // makes it where it is not there
+  // Makes it where it is not there. Stores of shards that no HEAD names are removed.
+  explicit RunFolder(const std::string& path);
 
   KvStore& store() { return *store_; }
   int64_t next_ordinal() const;
@@ -24,16 +41,33 @@ class RunFolder {
   // What is stored of a job that is submitted again; nothing where it is new or to be run again.
   // retry_failed: a failed job goes on from its HEAD.
   std::optional<StoredJob> known(const PreparedJob& job, const Backbone& backbone, const std::string& dtype,
-                                 const std::string& instruction_set, bool retry_failed) const;
+                                 const std::string& instruction_set, bool retry_failed);
+  // After the last known(), so that files which the shards give back are not held; a later known() opens them
+  // again.
+  void close_shards() { shards_.close(); }
 
  private:
+  void remove_unnamed_shards(const std::vector<int>& named);
+
   std::string path_;
   std::unique_ptr<KvStore> store_;
+  ShardReaders shards_;
   std::map<std::string, StoredJob> jobs_;  // without their states, which known() reads
 };
 
 // For `jobs` and `export`, also while a run writes it. Throws kNotFound where path is no run folder.
-std::unique_ptr<KvReader> open_run_folder(const std::string& path);
+class RunFolderReader {
+ public:
+  explicit RunFolderReader(const std::string& path);
+  RunFolderReader(const RunFolderReader&) = delete;
+  const CheckpointReader& checkpoints() const { return checkpoints_; }
+
+ private:
+  std::unique_ptr<KvReader> store_;
+  ShardReaders shards_;
+  CheckpointReader checkpoints_;
+};
+std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path);
 
 // Whether the process that last had the folder is alive on this host.
 bool is_running(const std::string& path);
