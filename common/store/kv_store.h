@@ -4,7 +4,7 @@
 // for tests.
 //
 // The store on disk stays below four times what is live in it (from 256 KiB of live values on; below that it
-// is under 1 MiB), because it gives old values back itself, inside write().
+// is under 1 MiB), because it gives old values back itself, inside a synced write().
 //
 // Thread: a store's methods from one thread at a time (rank 0's store thread); a reader's likewise. Errors:
 // kInvalid (damaged, or a folder that cannot be written), kBusy (another process holds the folder: named by
@@ -29,6 +29,7 @@ struct Batch {
     std::string value;  // of a range: its end, which is not in it
   };
   std::vector<Change> changes;
+  bool to_be_continued = false;  // another batch will erase what this replaces: giving back waits for it
   void put(std::string key, std::string value) {
     changes.push_back({Kind::kPut, std::move(key), std::move(value)});
   }

@@ -84,7 +84,7 @@ class RocksdbStore : public KvStore {
     check(db_->Write(options, &changes), "write");
     unflushed_bytes_ += changes.GetDataSize();
     // Only where a commit ends: before, its large values are garbage to nobody.
-    if (sync && unflushed_bytes_ >= std::max(kLeastFlushBytes, live_bytes_ / 2)) {
+    if (sync && !batch.to_be_continued && unflushed_bytes_ >= std::max(kLeastFlushBytes, live_bytes_ / 2)) {
       check(db_->Flush({}), "flush");
       merge();
     }

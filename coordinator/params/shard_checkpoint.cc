@@ -23,7 +23,8 @@ ShardCheckpoint::ShardCheckpoint(KvStore& store) : store_(store) {
   store_.write(batch, true);
 }
 
-// The chunks go unsynced, in batches; a synced batch after them makes all of them durable.
+// The chunks go unsynced, in batches; a synced batch after them makes all of them durable. The version before
+// is still HEAD's: space is given back when it is released.
 void ShardCheckpoint::write(const std::string& job, const ShardState& state) {
   check_name(job);
   stored::ChunkWriter chunks(store_);
@@ -31,10 +32,11 @@ void ShardCheckpoint::write(const std::string& job, const ShardState& state) {
   chunks.flush();
   Batch batch;
   batch.put(std::string(stored::kFormatKey), std::string(stored::kFormat));
+  batch.to_be_continued = true;
   store_.write(batch, true);
 }
 
-// Synced, so that the store gives the space back; HEAD is durable where it is.
+// Synced, so that the store gives the space back now; HEAD has moved and is durable where it is.
 void ShardCheckpoint::release(const std::string& job, int64_t version) {
   check_name(job);
   CHECK(version >= 0);

@@ -11,6 +11,7 @@
 #include <set>
 #include <thread>
 
+#include "coordinator/params/shard_checkpoint.h"
 #include "tests/unit/coordinator/params/states.h"
 
 namespace coppice {
@@ -172,6 +173,28 @@ TEST(StoreSizeTest, AStateOfAHundredKilobytesTakesLessThanAMegabyte) {
 TEST(StoreSizeTest, AStateAboveTheBuffersOfTheStoreStaysBelowFourTimes) {
   const Measured measured = commit_many({lora(70 << 20)}, 3);
   EXPECT_LT(measured.most_ratio, 4);
+}
+
+// A shard's store: each version beside the one before, which goes when HEAD has moved.
+TEST(StoreSizeTest, AShardStaysBelowFourTimes) {
+  const Folder folder;
+  const auto store = open_rocksdb(folder.store());
+  ShardCheckpoint checkpoint(*store);
+  ShardState state = make_state("job", 0, lora(1 << 20));
+  size_t live = 0;
+  for (size_t i = 0; i < state.tensors.size(); ++i)
+    live += 3 * state.parameters[i].values.size() * sizeof(float);
+  checkpoint.write("job", state);
+  Watcher watcher(folder);
+  size_t most = 0;
+  for (state.version = 1; state.version <= 300; ++state.version) {
+    checkpoint.write("job", state);
+    checkpoint.release("job", state.version);
+    most = std::max({most, watcher.take_most(), folder.bytes()});
+  }
+  std::printf("  live %zu KiB, store at most %zu KiB (%.2f times)\n", live >> 10, most >> 10,
+              double(most) / double(live));
+  EXPECT_LT(double(most) / double(live), 4);
 }
 
 }  // namespace
