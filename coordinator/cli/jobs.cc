@@ -4,6 +4,7 @@
 
 #include "common/base/error.h"
 #include "coordinator/adapters/hugging_face.h"
+#include "coordinator/cli/job_table.h"
 #include "coordinator/cli/run_folder.h"
 
 namespace coppice {
@@ -11,21 +12,24 @@ namespace coppice {
 int list_jobs(const std::string& folder) {
   const auto run = open_run_folder(folder);
   const CheckpointReader& reader = run->checkpoints();
-  std::printf("%-32s %-10s %13s %9s %9s %12s %12s\n", "job", "state", "step", "loss", "eval", "parameters",
-              "tokens");
   const bool alive = is_running(folder);
+  std::vector<JobRow> rows;
   for (const JobRecord& record : reader.records()) {
     const JobHead head = reader.head(record.name).value_or(JobHead{});
     const bool stopped = record.state == JobState::kRunning && !alive;  // by a signal, or killed
-    const std::string_view state = stopped ? "stopped" : job_state_name(record.state);
-    const std::string step = fmt::format("{}/{}", head.version, record.total_steps);
-    const std::string loss = head.version > 0 ? fmt::format("{:.4f}", head.loss) : "-";
-    const std::string eval = head.evaluated >= 0 ? fmt::format("{:.4f}", head.eval_loss) : "-";
-    std::printf("%-32s %-10s %13s %9s %9s %12lld %12lld%s%s\n", record.name.c_str(),
-                std::string(state).c_str(), step.c_str(), loss.c_str(), eval.c_str(),
-                static_cast<long long>(record.trainable_parameters), static_cast<long long>(head.tokens),
-                record.reason.empty() ? "" : "  ", record.reason.c_str());
+    JobRow row;
+    row.name = record.name;
+    row.state = stopped ? "stopped" : job_state_name(record.state);
+    row.step = head.version;
+    row.total_steps = record.total_steps;
+    if (head.version > 0) row.loss = head.loss;
+    if (head.evaluated >= 0) row.eval_loss = head.eval_loss;
+    row.trainable_parameters = record.trainable_parameters;
+    row.tokens = head.tokens;
+    row.reason = record.reason;
+    rows.push_back(std::move(row));
   }
+  print_job_table(rows);
   return 0;
 }
 

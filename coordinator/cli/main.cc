@@ -4,18 +4,22 @@
 #include <cstdio>
 #include <exception>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include <CLI/CLI.hpp>
 
 #include "common/base/error.h"
 #include "coordinator/cli/bench.h"
+#include "coordinator/cli/control.h"
 #include "coordinator/cli/generate.h"
 #include "coordinator/cli/inspect.h"
 #include "coordinator/cli/jobs.h"
 #include "coordinator/cli/run.h"
 #include "coordinator/cli/score.h"
+#include "coordinator/cli/submit.h"
 #include "coordinator/cli/tokenize.h"
+#include "coordinator/cli/watch.h"
 
 namespace coppice {
 namespace {
@@ -44,6 +48,15 @@ void add_compute(CLI::App& app, ComputeOptions& compute) {
       ->capture_default_str();
 }
 
+void add_server(CLI::App& app, ServerOptions& server) {
+  app.add_option("--server", server.address, "where coppice serve listens")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  app.add_option("--token-file", server.token_file,
+                 "the file token of the server's folder (or COPPICE_TOKEN)")
+      ->type_name("FILE");
+}
+
 class Program {
  public:
   Program(int argc, char** argv) : app_("Tunes many tasks at once on one frozen model.") {
@@ -52,6 +65,7 @@ class Program {
     run_.command_line = command_line(argc, argv);
     add_run();
     add_folder_commands();
+    add_server_commands();
     add_score();
     add_generate();
     add_text_commands();
@@ -98,15 +112,47 @@ class Program {
   }
 
   void add_folder_commands() {
-    auto& jobs = command("jobs", "List the jobs of a run folder, also while it runs",
-                         [this] { return list_jobs(folder_); });
-    jobs.add_option("dir", folder_, "run folder")->required()->type_name("DIR");
+    auto& jobs = command("jobs", "List the jobs of a run folder, also while it runs, or those of a server",
+                         [this] { return folder_.empty() ? list_server_jobs(server_) : list_jobs(folder_); });
+    auto* folder =
+        jobs.add_option("dir", folder_, "run folder; without one, a server is asked")->type_name("DIR");
+    add_server(jobs, server_);
+    for (const char* option : {"--server", "--token-file"}) folder->excludes(option);
     auto& exporting =
         command("export", "Write a job's adapter at its newest committed step, in Hugging Face form",
                 [this] { return export_job(folder_, job_, out_); });
     exporting.add_option("dir", folder_, "run folder")->required()->type_name("DIR");
     exporting.add_option("job", job_, "name of the job")->required()->type_name("JOB");
     exporting.add_option("out", out_, "folder to write")->required()->type_name("OUT");
+  }
+
+  void add_server_commands() {
+    auto& submit = command("submit", "Give the jobs of a file to a server: all of them or none",
+                           [this] { return submit_jobs(server_, submit_); });
+    submit.add_option("jobs", submit_.jobs_file, "job file (YAML)")->required()->type_name("JOBS.yaml");
+    submit.add_option("--set", submit_.overrides, "override a key: --set defaults.train.max_steps=20")
+        ->type_name("KEY=VALUE")
+        ->allow_extra_args(false);
+    submit.add_flag("--watch", submit_.watch,
+                    "follow the jobs until all have ended; exit status 1 if one failed or was cancelled");
+    add_server(submit, server_);
+    auto& watch = command(
+        "watch",
+        "Follow a server's job, or all, line by line; Ctrl-C ends the following, never a job. With JOB "
+        "until it has ended: exit status 0 if it is done, 1 if it failed or was cancelled",
+        [this] { return watch_server(server_, watched_); });
+    watch.add_option("job", watched_, "name of the job")->type_name("JOB");
+    add_server(watch, server_);
+    add_control("cancel", "End a server's job at its next step; it keeps its last committed one", cancel_job);
+    add_control("pause", "Let a server's job wait after its next step", pause_job);
+    add_control("resume", "Let a paused job of a server go on", resume_job);
+  }
+
+  void add_control(const std::string& name, const std::string& what,
+                   int (*body)(const ServerOptions& server, const std::string& job)) {
+    auto& app = command(name, what, [this, body] { return body(server_, job_); });
+    app.add_option("job", job_, "name of the job")->required()->type_name("JOB");
+    add_server(app, server_);
   }
 
   void add_score() {
@@ -157,7 +203,8 @@ class Program {
   void add_bench() {
     auto& app = command("bench", "How fast this machine trains: tokens/s, share of the ceiling, memory",
                         [this] { return run_bench(bench_); });
-    app.add_option("--backbone", bench_.backbone, "train on this Hugging Face model folder")->type_name("DIR");
+    app.add_option("--backbone", bench_.backbone, "train on this Hugging Face model folder")
+        ->type_name("DIR");
     app.add_option("--write-backbone", bench_.write_backbone, "write a backbone of random weights")
         ->type_name("DIR");
     app.add_option("--shape", bench_.shape, "of the random backbone")->capture_default_str();
@@ -188,6 +235,9 @@ class Program {
   CLI::App app_;
   std::function<int()> command_;
   RunOptions run_;
+  ServerOptions server_;
+  SubmitOptions submit_;
+  std::optional<std::string> watched_;
   ScoreOptions score_;
   GenerateOptions generate_;
   BenchOptions bench_;

@@ -1,0 +1,28 @@
+#include "coordinator/cli/job_table.h"
+
+#include <cstdio>
+
+#include <fmt/format.h>
+
+namespace coppice {
+namespace {
+
+std::string number(const std::optional<double>& value) {
+  return value ? fmt::format("{:.4f}", *value) : "-";
+}
+
+}  // namespace
+
+void print_job_table(const std::vector<JobRow>& rows) {
+  std::printf("%-32s %-10s %13s %9s %9s %12s %12s\n", "job", "state", "step", "loss", "eval", "parameters",
+              "tokens");
+  for (const JobRow& row : rows) {
+    const std::string step = fmt::format("{}/{}", row.step, row.total_steps);
+    std::printf("%-32s %-10s %13s %9s %9s %12lld %12lld%s%s\n", row.name.c_str(), row.state.c_str(),
+                step.c_str(), number(row.loss).c_str(), number(row.eval_loss).c_str(),
+                static_cast<long long>(row.trainable_parameters), static_cast<long long>(row.tokens),
+                row.reason.empty() ? "" : "  ", row.reason.c_str());
+  }
+}
+
+}  // namespace coppice
