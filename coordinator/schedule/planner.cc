@@ -1,6 +1,8 @@
 #include "coordinator/schedule/planner.h"
 
 #include <algorithm>
+#include <charconv>
+#include <string>
 
 #include "common/base/error.h"
 
@@ -17,12 +19,16 @@ double head_cost(const BackboneConfig& config) {
 }  // namespace
 
 std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages) {
+  return plan_stages(config, stages, {1, head_cost(config)});
+}
+
+std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages, const LayerCosts& costs) {
   if (stages < 1 || stages > config.layers) {
     throw invalid("stages is {}; a number from 1 to the backbone's {} layers is accepted", stages,
                   config.layers);
   }
   if (stages == 1) return {{0, config.layers}};
-  const double head = head_cost(config);
+  const double head = costs.head_seconds / costs.block_seconds;
   const int64_t before = stages - 1;  // stages before the last
   int64_t best_in_last = 1;
   double best = double(config.layers) + head;
@@ -43,6 +49,34 @@ std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages
     next += count;
   }
   ranges.push_back({next, config.layers});
+  return ranges;
+}
+
+std::vector<LayerRange> parse_split(std::string_view split, const BackboneConfig& config) {
+  const auto refused = [&](std::string_view why) {
+    return invalid("--split is {}: {}; the number of layers of each stage is accepted, {} in all, as in {}",
+                   split, why, config.layers,
+                   config.layers > 1
+                       ? fmt::format("{},{}", config.layers - config.layers / 2, config.layers / 2)
+                       : std::string("1"));
+  };
+  std::vector<LayerRange> ranges;
+  int64_t next = 0;
+  for (std::string_view left = split;;) {
+    const std::string_view word = left.substr(0, left.find(','));
+    int64_t layers = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), layers);
+    if (error != std::errc() || end != word.data() + word.size() || layers < 1) {
+      throw refused(fmt::format("\"{}\" is no number of at least 1", word));
+    }
+    if (layers > config.layers - next)
+      throw refused(fmt::format("the backbone has {} layers", config.layers));
+    ranges.push_back({next, next + layers});
+    next += layers;
+    if (word.size() == left.size()) break;
+    left.remove_prefix(word.size() + 1);
+  }
+  if (next != config.layers) throw refused(fmt::format("it gives {} of {} layers", next, config.layers));
   return ranges;
 }
 

@@ -1,9 +1,10 @@
 #pragma once
-// Which stage holds which layers: contiguous ranges whose largest cost is as small as can be. A block costs
-// one; the head and its loss cost what their operations say, in blocks. Thread: any. Errors: kInvalid for
-// more stages than layers.
+// Which stage holds which layers: contiguous ranges whose largest cost is as small as can be, or as given by
+// hand. The head and its loss count with the last layer. Thread: any. Errors: kInvalid for more stages than
+// layers, and for a split by hand that does not make the backbone.
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "worker/backbone/config.h"
@@ -20,6 +21,16 @@ struct LayerRange {
   }
 };
 
+// Of a pack's forward and backward: in seconds as measured (measure_costs.h), or in any unit.
+struct LayerCosts {
+  double block_seconds = 1, head_seconds = 0;
+};
+
+std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages, const LayerCosts& costs);
+// By the operations of block and head, where nothing was measured.
 std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages);
+
+// "4,5,3": so many layers a stage, as `--split` takes it.
+std::vector<LayerRange> parse_split(std::string_view split, const BackboneConfig& config);
 
 }  // namespace coppice
