@@ -13,7 +13,6 @@
 //
 // Thread: compute thread. Errors: those of the device.
 
-#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -27,13 +26,15 @@ struct OperatorProfile {
   double seconds = 0, flops = 0, bytes = 0;
 };
 
-// What was measured: outlives the backend that writes it.
+// What was measured: outlives the backend that writes it. The times of operators are those of the wall, or of
+// the processor where by_processor is set: on one thread that is what they would take on an idle machine.
 struct Profile {
-  using Clock = std::chrono::steady_clock;
+  bool by_processor = false;
   std::map<std::string, OperatorProfile> operators;
-  Clock::time_point began = Clock::now(), last_end = began;
+  double began = seconds(), last_end = began;
 
-  double elapsed_seconds() const { return std::chrono::duration<double>(last_end - began).count(); }
+  double seconds() const;  // of the clock in use
+  double elapsed_seconds() const { return last_end - began; }
 };
 
 class ProfiledBackend final : public Backend {

@@ -111,6 +111,10 @@ Work write_jobs(const std::string& folder, const BenchOptions& options, const Ba
   return work;
 }
 
+bool one_thread(const ComputeOptions& compute) {
+  return (compute.threads > 0 ? compute.threads : default_threads()) == 1;
+}
+
 // Multiplications and additions: every projection of a token forward and backward to its input, adapters
 // forward and backward to input and factors, attention's two and five products of the pairs that are seen.
 double flops_of(const BackboneConfig& config, const Work& work, int64_t rank) {
@@ -199,7 +203,7 @@ int bench_training(const BenchOptions& options) {
   std::string device_name;
   {
     Device device(options.compute);
-    ceiling = measure_ceiling(*device.backend, device.compute);
+    ceiling = measure_ceiling(*device.backend, device.compute, one_thread(options.compute));
     device_name = fmt::format("{} ({}), {}, {} threads", device.backend->name(),
                               device.backend->instruction_set(), device.dtype_name(), device.pool.threads());
   }
@@ -210,7 +214,8 @@ int bench_training(const BenchOptions& options) {
   run.pack_rows = options.pack_rows;
   run.compute = options.compute;
   Profile profile;
-  if (options.profile) {
+  profile.by_processor = one_thread(options.compute);
+  if (options.profile || profile.by_processor) {
     run.compute.wrap = [&](std::unique_ptr<Backend> device) -> std::unique_ptr<Backend> {
       return std::make_unique<ProfiledBackend>(std::move(device), kWarmUpSteps, profile);
     };
@@ -221,6 +226,10 @@ int bench_training(const BenchOptions& options) {
   std::printf("%s; ceiling %.0f GFLOP/s; %.0f MFLOP a token\n", device_name.c_str(), ceiling,
               flops_a_token * 1e-6);
   std::printf("tokens/s: best %.1f, mean %.1f\n", speed.best, speed.mean);
+  if (profile.by_processor)
+    std::printf("tokens/s of the processor: %.1f, share of the ceiling %.3f\n",
+                double(work.tokens) / profile.elapsed_seconds(),
+                double(work.tokens) / profile.elapsed_seconds() * flops_a_token * 1e-9 / ceiling);
   std::printf("share of the ceiling: best %.3f, mean %.3f\n", speed.best * flops_a_token * 1e-9 / ceiling,
               speed.mean * flops_a_token * 1e-9 / ceiling);
   std::printf("peak memory: %.0f MiB\n", peak_mebibytes());

@@ -37,8 +37,8 @@ int run_bench(const BenchOptions& options);
 void write_random_backbone(const std::string& folder, const std::string& shape);
 
 // GFLOP/s of a projection 2048 x 2048 on 2048 rows: what the share of a ceiling refers to. The best of
-// several.
-double measure_ceiling(Backend& backend, DType compute);
+// several; by_processor: in the processor's time, for one thread on a machine with other work.
+double measure_ceiling(Backend& backend, DType compute, bool by_processor);
 
 // The device's operators alone, each with its share of the ceiling or its GB/s.
 void bench_kernels(const ComputeOptions& compute);
