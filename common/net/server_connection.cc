@@ -9,6 +9,7 @@
 #include <chrono>
 #include <exception>
 #include <utility>
+#include <vector>
 
 #include "common/base/error.h"
 #include "common/net/keep_alive.h"
@@ -17,6 +18,13 @@ namespace coppice {
 
 namespace asio = boost::asio;
 using boost::system::error_code;
+
+namespace {
+
+constexpr size_t kWrittenAtOnce = 32;               // messages
+constexpr size_t kBytesAtOnce = size_t(256) << 10;  // begun
+
+}  // namespace
 
 ServerConnection::ServerConnection(asio::ip::tcp::socket socket, uint64_t client, Host& host)
     : socket_(std::move(socket)),
@@ -135,24 +143,33 @@ void ServerConnection::send(std::string message) {
 
 void ServerConnection::queue(Outgoing outgoing) {
   outgoing_.push_back(std::move(outgoing));
-  if (!writing_) write_next();
+  if (writing_ == 0) write_next();
 }
 
+// Small messages go out together: one call of the system for each would cost more than all else.
 void ServerConnection::write_next() {
-  writing_ = true;
-  const Outgoing& next = outgoing_.front();
-  const std::array<asio::const_buffer, 2> parts = {asio::buffer(next.header), asio::buffer(next.message)};
+  std::vector<asio::const_buffer> parts;
+  size_t bytes = 0;
+  for (const Outgoing& next : outgoing_) {
+    if (writing_ == kWrittenAtOnce || bytes > kBytesAtOnce) break;
+    parts.push_back(asio::buffer(next.header));
+    parts.push_back(asio::buffer(next.message));
+    bytes += next.header.size() + next.message.size();
+    ++writing_;
+  }
   asio::async_write(socket_, parts, [self = shared_from_this()](error_code error, size_t) {
-    self->guarded([&] {
-      if (error) return self->drop();
-      const Outgoing& done = self->outgoing_.front();
-      if (done.counted) self->host_.inbox.sent(self->client_, done.message.size());
-      self->outgoing_.pop_front();
-      self->writing_ = false;
-      if (!self->outgoing_.empty()) return self->write_next();
-      if (self->state_ == State::kClosing) self->finish_sending();
-    });
+    self->guarded([&] { error ? self->drop() : self->written(); });
   });
+}
+
+void ServerConnection::written() {
+  for (; writing_ > 0; --writing_) {
+    const Outgoing& done = outgoing_.front();
+    if (done.counted) host_.inbox.sent(client_, done.message.size());
+    outgoing_.pop_front();
+  }
+  if (!outgoing_.empty()) return write_next();
+  if (state_ == State::kClosing) finish_sending();
 }
 
 void ServerConnection::close() {

@@ -56,6 +56,7 @@ class ServerConnection : public std::enable_shared_from_this<ServerConnection> {
   void deliver();
   void queue(Outgoing outgoing);
   void write_next();
+  void written();
   void start_timer(int milliseconds, std::function<void()> body);
   void finish_sending();
 
@@ -68,8 +69,8 @@ class ServerConnection : public std::enable_shared_from_this<ServerConnection> {
   bool announced_ = false;  // the inbox knows it
   bool paused_ = false;
   bool waiting_ = false;
-  bool writing_ = false;
   std::deque<Outgoing> outgoing_;
+  size_t writing_ = 0;  // the first so many of them, in one call
 };
 
 }  // namespace coppice

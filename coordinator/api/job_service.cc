@@ -24,10 +24,6 @@ std::string known_jobs(const std::vector<JobStatus>& jobs) {
 
 }  // namespace
 
-bool has_ended(JobState state) {
-  return state == JobState::kDone || state == JobState::kFailed || state == JobState::kCancelled;
-}
-
 JobService::JobService(RpcServer& server, JobControl& control, std::string token, JobServiceLimits limits)
     : server_(server),
       control_(control),

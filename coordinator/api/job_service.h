@@ -53,6 +53,8 @@ class JobService {
 
   bool poll();           // takes some of what has come; false where there was nothing
   bool watched() const;  // whether event() has anybody to tell
+  // For every step, evaluation and change of state, in their order. What it tells is a promise: a state that
+  // ends a job comes when it is durable.
   void event(const JobNews& news);
 
  private:
