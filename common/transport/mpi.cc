@@ -16,6 +16,7 @@
 
 #include "common/base/check.h"
 #include "common/base/error.h"
+#include "common/transport/block_pool.h"
 #include "common/transport/envelope.h"
 
 namespace coppice {
@@ -24,7 +25,7 @@ namespace {
 constexpr int kEnvelopeTag = 1;
 constexpr int kBlockTag = 2;
 constexpr size_t kMaxPieceBytes = size_t(256) << 20;  // MPI counts in int
-constexpr size_t kPageBytes = 4096;
+constexpr size_t kMaxKeptBytes = size_t(64) << 20;
 constexpr int kMaxProbes = 64;  // new messages taken in one go, so that a caller gets its turn
 constexpr auto kLastSends = std::chrono::seconds(5);
 constexpr auto kPause = std::chrono::microseconds(200);
@@ -37,29 +38,6 @@ void check_mpi(int status, const char* what, int rank) {
   if (MPI_Error_string(status, text, &length) != MPI_SUCCESS) length = 0;
   throw failed("rank {}: {} failed: MPI says {}", rank, what, std::string(text, size_t(length)));
 }
-
-// Memory for what arrives: whole pages, never filled before MPI does.
-class ReceivedPayload : public Payload {
- public:
-  ReceivedPayload(size_t bytes, int from) : bytes_(bytes) {
-    if (bytes == 0) return;
-    const size_t pages_bytes = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-    data_.reset(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, pages_bytes)));
-    if (!data_)
-      throw Error(ErrorCode::kExhausted,
-                  fmt::format("no memory for a block of {} bytes from rank {}", bytes, from));
-  }
-  const std::byte* data() const override { return data_.get(); }
-  size_t bytes() const override { return bytes_; }
-  std::byte* fill() { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(std::byte* data) const { std::free(data); }
-  };
-  size_t bytes_;
-  std::unique_ptr<std::byte, Free> data_;
-};
 
 // A message on its way in or out, with all that MPI may still read or write.
 struct Transfer {
@@ -167,6 +145,7 @@ class MpiTransport : public Transport {
   std::vector<Transfers> outgoing_;  // by rank
   std::vector<Transfers> incoming_;  // by rank
   std::deque<Message> ready_;
+  std::shared_ptr<BlockPool> pool_ = BlockPool::create(kMaxKeptBytes);
   std::shared_ptr<std::list<Transfers>> abandoned_;
 };
 
@@ -215,7 +194,7 @@ void MpiTransport::ask_for_blocks(Transfer& transfer, int from) {
   transfer.message.kind = envelope.kind;
   transfer.message.header.assign(envelope.header);
   for (const uint64_t bytes : envelope.block_bytes) {
-    auto block = std::make_unique<ReceivedPayload>(bytes, from);
+    auto block = pool_->take(bytes);
     for_each_piece(block->fill(), bytes, [&](std::byte* data, int count) {
       transfer.expected_bytes.push_back(count);
       MPI_Request& request = transfer.requests.emplace_back(MPI_REQUEST_NULL);
