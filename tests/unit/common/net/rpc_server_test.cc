@@ -92,6 +92,22 @@ TEST(RpcServerTest, ManyMessagesAtOnceArriveInOrder) {
   sender.join();
 }
 
+TEST(RpcServerTest, ManyAnswersAtOnceArriveInOrder) {
+  RpcServer server(any_port());
+  RpcClient client(to(server));
+  client.send("first");
+  next(server);
+  const uint64_t id = next(server)->client;
+  const auto answer = [](int i) {
+    return std::to_string(i) + std::string(i % 37 == 0 ? 300000 : i % 50, 'x');
+  };
+  constexpr int kAnswers = 1000;
+  for (int i = 0; i < kAnswers; ++i) server.send(id, answer(i));
+  server.close(id, "last");
+  for (int i = 0; i < kAnswers; ++i) ASSERT_EQ(client.receive(5000), answer(i)) << i;
+  EXPECT_EQ(client.receive(5000), "last");
+}
+
 TEST(RpcServerTest, AClientThatVanishesInsideAFrameHurtsNobody) {
   RpcServer server(any_port());
   for (const bool reset : {true, false}) {

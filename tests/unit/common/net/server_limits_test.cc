@@ -1,5 +1,6 @@
 // What a server does to clients that go beyond its limits, and that nobody else notices.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <memory>
@@ -145,6 +146,25 @@ TEST(ServerLimitsTest, ConnectionsAreLimitedAndTheRestAreTold) {
   first.reset();
   EXPECT_EQ(next(server)->kind, Kind::kClosed);
   expect_alive(server);
+}
+
+TEST(ServerLimitsTest, HalfOfTheDescriptorsAreLeftToOthers) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit few = before;
+  few.rlim_cur = 256;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  {
+    RpcServer server(any_port());
+    std::vector<std::unique_ptr<PlainClient>> clients;
+    for (int i = 0; i < 64; ++i) {
+      clients.push_back(std::make_unique<PlainClient>(server.port()));
+      EXPECT_EQ(next(server)->kind, Kind::kOpened);
+    }
+    PlainClient another(server.port());
+    EXPECT_NE(refusal(another.until_closed()).find("64 connections"), std::string::npos);
+  }
+  ::setrlimit(RLIMIT_NOFILE, &before);
 }
 
 TEST(ServerLimitsTest, AStormOfConnectionsPasses) {
