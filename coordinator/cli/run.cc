@@ -32,15 +32,23 @@ double mebibytes(int64_t bytes) {
   return double(bytes) / (1 << 20);
 }
 
-MemoryModel memory_model(const RunOptions& options, const Backbone& backbone, int64_t stages, DType compute,
-                         int64_t largest_rows) {
+MemoryModel memory_model(const RunOptions& options, const Backbone& backbone,
+                         const std::vector<LayerRange>& stages, DType compute, int64_t largest_rows) {
   MemoryModel model;
   model.config = backbone.config;
-  model.weight_bytes = MemoryModel::estimate_weight_bytes(backbone.config, compute);
+  for (const LayerRange& stage : stages) {
+    model.weight_bytes += MemoryModel::estimate_weight_bytes(backbone.config, compute, stage);
+  }
+  model.stages = stages;
   model.pack_rows = std::max(options.pack_rows, largest_rows);
-  model.packs = stages == 1 ? 1 : stages + 1;
+  model.packs = stages.size() == 1 ? 1 : int64_t(stages.size()) + 1;
   model.limit_bytes = available_memory_bytes();
   return model;
+}
+
+JobMemory memory_of(const PreparedJob& job) {
+  return {job.method.get(), data_bytes(job.data), job.batching->max_micro_batch_rows(),
+          job.spec.train.gradient_checkpointing};
 }
 
 void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const MemoryModel& model) {
@@ -48,7 +56,7 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
               "MiB");
   int64_t adapters = 0;
   for (const auto& job : jobs) {
-    const int64_t bytes = MemoryModel::job_bytes(*job->method);
+    const int64_t bytes = model.job_bytes(memory_of(*job));
     adapters += bytes;
     std::printf("%-32s %-14s %8lld %12lld %12lld %10.1f\n", job->spec.name.c_str(),
                 std::string(job->method->method().peft_type()).c_str(),
@@ -130,13 +138,12 @@ int run_jobs(const RunOptions& options) {
   auto jobs = prepare_all(file, backbone);
   int64_t largest_rows = 0;
   for (const auto& job : jobs) largest_rows = std::max(largest_rows, job->batching->max_micro_batch_rows());
-  const MemoryModel model =
-      memory_model(options, backbone, int64_t(stages.size()), device.compute, largest_rows);
-  int64_t others_bytes = 0;
+  const MemoryModel model = memory_model(options, backbone, stages, device.compute, largest_rows);
+  std::vector<JobMemory> admitted;
   for (const auto& job : jobs) {
-    model.admit(job->spec.name, *job->method, job->batching->max_micro_batch_rows(),
-                job->spec.train.gradient_checkpointing, others_bytes);
-    others_bytes += MemoryModel::job_bytes(*job->method);
+    const FitAnswer answer = model.fit(job->spec.name, memory_of(*job), admitted);
+    if (answer.fit != Fit::kNow) throw Error(ErrorCode::kExhausted, answer.message);
+    admitted.push_back(memory_of(*job));
     tell_left_out(*job);
   }
   if (options.dry_run) {

@@ -1,33 +1,73 @@
 #pragma once
-// How much memory a run will take, before it takes it: frozen weights, rows in flight, adapters with their
-// optimizer state. Says whether a job fits, with the numbers. Thread: any.
+// How much memory a run will take on a host, before it takes it: frozen weights, rows in flight, adapters
+// with their optimizer state, the jobs' data, the stores. Says of a job whether it fits now, later or never,
+// with the numbers. One model a host: what of the run is there is given in. Thread: any.
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
+#include "coordinator/jobs/dataset.h"
+#include "coordinator/schedule/planner.h"
 #include "worker/backbone/config.h"
 #include "worker/peft/method.h"
 
 namespace coppice {
 
+// What a job asks for. Borrows its method.
+struct JobMemory {
+  const MethodConfig* method = nullptr;
+  int64_t data_bytes = 0;        // of its examples, on the coordinator's host
+  int64_t micro_batch_rows = 0;  // of its largest
+  bool checkpointing = false;
+};
+int64_t data_bytes(const JobData& data);
+
+// kLater: beside fewer jobs. kNever: not even alone.
+enum class Fit { kNow, kLater, kNever };
+struct FitAnswer {
+  Fit fit = Fit::kNow;
+  std::string message;  // the numbers, and what would need less; empty where it fits now
+};
+
 struct MemoryModel {
   BackboneConfig config;
   int64_t weight_bytes = 0;  // packed, of all stages of this host
   int64_t pack_rows = 0;     // of a full pack
-  int64_t packs = 1;         // in flight
+  int64_t packs = 1;         // in flight, of a pipeline
   int64_t limit_bytes = 0;   // what may be used
 
-  // Kept for the backward and for the work itself, of one row through all layers.
-  int64_t row_bytes(bool checkpointing) const;
+  // What is on this host.
+  std::string host;                // named in messages; empty where there is one alone
+  std::vector<LayerRange> stages;  // one for each stage that is here, of any pipeline
+  bool coordinator = true;         // rank 0: the data of jobs
+  double parameter_share = 1;      // of each adapter, in the parts of the parameter server that are here
+  int64_t stores = 1;              // rank 0's, and those of shards
+  int64_t processes = 1;
+
+  // Kept for the backward of one row, by one block and by one stage while it works.
+  int64_t block_row_bytes(bool checkpointing) const;
+  int64_t working_row_bytes() const;
   int64_t packs_bytes(bool checkpointing = false) const;  // of all in flight, and the largest piece of logits
-  static int64_t job_bytes(
-      const MethodConfig& method);  // masters, moments, gradients, on the shard and on the stages, a commit
-  // Throws kExhausted with the numbers where a job does not fit beside others_bytes of other jobs' adapters.
-  void admit(const std::string& job, const MethodConfig& method, int64_t largest_micro_batch_rows,
-             bool checkpointing, int64_t others_bytes) const;
-  // Frozen weights packed for forward and backward, and the embedding's table.
+
+  int64_t job_bytes(const JobMemory& job) const;  // on this host
+  // Of RocksDB's buffers and caches, for stores that hold so much here.
+  int64_t store_bytes(int64_t state_bytes) const;
+  // All that a run of these jobs takes here.
+  int64_t total_bytes(std::span<const JobMemory> jobs) const;
+
+  // Whether a job fits beside others, which have been admitted.
+  FitAnswer fit(const std::string& job, const JobMemory& wanted, std::span<const JobMemory> others) const;
+
+  // Frozen weights packed for forward and backward, and the embedding's table: of all or of a stage.
   static int64_t estimate_weight_bytes(const BackboneConfig& config, DType compute);
+  static int64_t estimate_weight_bytes(const BackboneConfig& config, DType compute, const LayerRange& stage);
 };
+
+// On all hosts: the worst of their answers.
+FitAnswer fit_on_hosts(std::span<const MemoryModel> hosts, const std::string& job, const JobMemory& wanted,
+                       std::span<const JobMemory> others);
 
 int64_t available_memory_bytes();  // of this host now, within the limits of its control group
 

@@ -25,49 +25,127 @@ class MemoryModelTest : public ::testing::Test {
     config.vocabulary = 4096;
     model_.weight_bytes = MemoryModel::estimate_weight_bytes(config, DType::kF32);
     model_.pack_rows = 2048;
+    model_.stages = {{0, 8}};
+    model_.limit_bytes = 1024 * kMebibyte;
     method_ = configure_method(Json{{"peft_type", "LORA"}, {"r", 8}, {"target_modules", "all-linear"}},
                                config, "method");
+    job_ = {method_.get(), kMebibyte, 2048, false};
   }
-
-  std::string refusal(int64_t rows, int64_t others_bytes) {
-    try {
-      model_.admit("tone", *method_, rows, false, others_bytes);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kExhausted);
-      return error.what();
-    }
-    return "";
+  FitAnswer fit(const JobMemory& job, int others = 0) const {
+    return model_.fit("tone", job, std::vector<JobMemory>(size_t(others), job_));
   }
+  int64_t total(int jobs) const { return model_.total_bytes(std::vector<JobMemory>(size_t(jobs), job_)); }
 
   MemoryModel model_;
   std::unique_ptr<MethodConfig> method_;
+  JobMemory job_;
 };
 
-TEST_F(MemoryModelTest, AdmitsWhatFits) {
-  model_.limit_bytes = 1024 * kMebibyte;
-  EXPECT_EQ(refusal(2048, 0), "");
+TEST_F(MemoryModelTest, AJobThatFitsIsAdmitted) {
+  EXPECT_EQ(fit(job_).fit, Fit::kNow);
+  EXPECT_EQ(fit(job_).message, "");
+  EXPECT_EQ(fit(job_, 8).fit, Fit::kNow);
 }
 
-TEST_F(MemoryModelTest, RefusesWithTheNumbers) {
+TEST_F(MemoryModelTest, AJobThatFitsAloneWaitsForOthers) {
+  model_.limit_bytes = total(5);
+  EXPECT_EQ(fit(job_, 4).fit, Fit::kNow);
+  const FitAnswer answer = fit(job_, 5);
+  EXPECT_EQ(answer.fit, Fit::kLater);
+  EXPECT_THAT(answer.message, HasSubstr("job tone does not fit beside 5 other jobs"));
+  EXPECT_THAT(answer.message, HasSubstr(fmt::format("{:.0f} MiB are there", double(total(5)) / kMebibyte)));
+}
+
+TEST_F(MemoryModelTest, AJobThatCannotFitIsRefusedWithTheNumbers) {
   model_.limit_bytes = 100 * kMebibyte;
-  const std::string message = refusal(2048, 0);
-  EXPECT_THAT(message, HasSubstr("job tone does not fit"));
-  EXPECT_THAT(message, HasSubstr("100 MiB are there"));
-  EXPECT_THAT(message, HasSubstr("2048 rows"));
+  for (const int others : {0, 3}) {
+    const FitAnswer answer = fit(job_, others);
+    EXPECT_EQ(answer.fit, Fit::kNever);
+    EXPECT_THAT(answer.message, HasSubstr("job tone does not fit: it needs "));
+    EXPECT_THAT(answer.message, HasSubstr("packs of 2048 rows"));
+    EXPECT_THAT(answer.message, HasSubstr("100 MiB are there;"));
+  }
 }
 
-TEST_F(MemoryModelTest, CountsTheAdaptersOfOtherJobs) {
-  model_.limit_bytes = 1024 * kMebibyte;
-  EXPECT_NE(refusal(2048, 1000 * kMebibyte), "");
+TEST_F(MemoryModelTest, TheDataOfJobsCounts) {
+  JobMemory large = job_;
+  large.data_bytes = 1024 * kMebibyte;
+  EXPECT_EQ(fit(large).fit, Fit::kNever);
+  model_.coordinator = false;
+  EXPECT_EQ(fit(large).fit, Fit::kNow);
 }
 
-TEST_F(MemoryModelTest, CountsAMicroBatchLargerThanAPack) {
-  model_.limit_bytes = 1024 * kMebibyte;
-  EXPECT_NE(refusal(100000, 0), "");
+TEST_F(MemoryModelTest, AMicroBatchLargerThanAPackCounts) {
+  JobMemory large = job_;
+  large.micro_batch_rows = 100000;
+  EXPECT_EQ(fit(large).fit, Fit::kNever);
+  EXPECT_THAT(fit(large).message, HasSubstr("packs of 100000 rows"));
 }
 
-TEST_F(MemoryModelTest, CheckpointingKeepsLess) {
-  EXPECT_LT(model_.packs_bytes(true), model_.packs_bytes(false) / 2);
+TEST_F(MemoryModelTest, CheckpointingKeepsLessUntilAJobDoesWithout) {
+  JobMemory checkpointed = job_;
+  checkpointed.checkpointing = true;
+  const std::vector<JobMemory> alone = {checkpointed}, both = {checkpointed, job_};
+  EXPECT_LT(model_.total_bytes(alone), total(1));
+  EXPECT_EQ(model_.total_bytes(both), total(2));
+}
+
+TEST_F(MemoryModelTest, HostsShareWhatARunTakes) {
+  MemoryModel first = model_, second = model_;
+  first.host = "oak";
+  first.stages = {{0, 5}};
+  first.weight_bytes = MemoryModel::estimate_weight_bytes(model_.config, DType::kF32, {0, 5});
+  second.host = "ash";
+  second.stages = {{5, 8}};
+  second.weight_bytes = MemoryModel::estimate_weight_bytes(model_.config, DType::kF32, {5, 8});
+  EXPECT_EQ(first.weight_bytes + second.weight_bytes, model_.weight_bytes);
+  second.coordinator = false;
+  second.parameter_share = 0;
+  second.stores = 0;
+  EXPECT_LT(second.job_bytes(job_), first.job_bytes(job_) / 2);
+  const std::vector<JobMemory> one = {job_};
+  EXPECT_LT(first.total_bytes(one), total(1));
+  EXPECT_LT(second.total_bytes(one), total(1));
+
+  std::vector<MemoryModel> hosts = {first, second};
+  EXPECT_EQ(fit_on_hosts(hosts, "tone", job_, {}).fit, Fit::kNow);
+  hosts[0].limit_bytes = first.total_bytes(one);
+  EXPECT_EQ(fit_on_hosts(hosts, "tone", job_, {}).fit, Fit::kNow);
+  EXPECT_EQ(fit_on_hosts(hosts, "tone", job_, one).fit, Fit::kLater);
+  EXPECT_THAT(fit_on_hosts(hosts, "tone", job_, one).message, HasSubstr("are there on host oak"));
+  hosts[1].limit_bytes = kMebibyte;
+  const FitAnswer answer = fit_on_hosts(hosts, "tone", job_, one);
+  EXPECT_EQ(answer.fit, Fit::kNever);
+  EXPECT_THAT(answer.message, HasSubstr("1 MiB are there on host ash"));
+}
+
+// A stage of each of two pipelines on one host: rows of both, but a job is on one of them.
+TEST_F(MemoryModelTest, PipelinesOnAHostAddTheirRowsNotTheirAdapters) {
+  const int64_t packs = model_.packs_bytes(), job = model_.job_bytes(job_);
+  model_.stages = {{0, 8}, {0, 8}};
+  EXPECT_EQ(model_.packs_bytes(), 2 * packs);
+  EXPECT_EQ(model_.job_bytes(job_), job);
+}
+
+TEST_F(MemoryModelTest, AStoreTakesWhatItWritesUpToItsBuffers) {
+  const int64_t empty = model_.store_bytes(0);
+  EXPECT_GT(empty, 0);
+  EXPECT_EQ(model_.store_bytes(10 * kMebibyte), empty + 10 * kMebibyte);
+  EXPECT_EQ(model_.store_bytes(1000 * kMebibyte), model_.store_bytes(10000 * kMebibyte));
+  model_.stores = 3;
+  EXPECT_EQ(model_.store_bytes(0), 3 * empty);
+}
+
+TEST(DataBytesTest, CountsExamplesAndTheirTokens) {
+  JobData data;
+  for (int i = 0; i < 100; ++i) {
+    data.train.examples.push_back({std::vector<int32_t>(50, 1), std::vector<int32_t>(50, 1)});
+  }
+  data.eval.examples = {{std::vector<int32_t>(1000, 1), std::vector<int32_t>(1000, 1)}};
+  const int64_t values = 101 * int64_t(sizeof(Example)) + 2 * 4 * (100 * 50 + 1000);
+  EXPECT_GE(data_bytes(data), values);
+  EXPECT_LE(data_bytes(data), 2 * values);
+  EXPECT_EQ(data_bytes({}), 0);
 }
 
 TEST(AvailableMemoryTest, IsThere) {
