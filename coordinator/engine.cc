@@ -1,35 +1,40 @@
-// The event loop: messages in, packs out, commits beside. The life of a job is in engine_jobs.cc.
+// The event loop: messages in, packs out. The life of a job is in engine_jobs.cc, the store in
+// engine_commits.cc.
 
 #include "coordinator/engine.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <set>
+#include <utility>
 
 #include "common/base/check.h"
 #include "common/base/error.h"
+#include "common/io/keys.h"
 
 namespace coppice {
 namespace {
 
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+constexpr int64_t kLeastPackRows = 128;  // smaller packs leave row tiles empty
 
 }  // namespace
 
-Engine::Engine(Transport& transport, Backend& backend, const Backbone& backbone, KvStore& store,
+Engine::Engine(Cluster& cluster, Backend& backend, const Backbone& backbone, KvStore& store,
                EngineOptions options)
-    : transport_(transport),
-      shard_(backend),
+    : cluster_(cluster),
+      transport_(cluster.transport()),
       backbone_(backbone),
       options_(std::move(options)),
+      shard_ranks_(cluster.shape().shard_ranks()),
       store_(store),
-      credits_(options_.stages.size() == 1 ? 1 : options_.stages.size() + 1),
       metrics_(options_.output + "/metrics.jsonl"),
       started_seconds_(steady_seconds()) {
-  CHECK(size_t(transport_.size()) == options_.stages.size() + 1);
+  CHECK(int(options_.stages.size()) == cluster.shape().stages);
+  if (cluster.shape().shards == 0) own_shard_ = std::make_unique<ShardWorker>(transport_, backend, 0);
+  for (int i = 0; i < cluster.shape().pipelines; ++i) {
+    pipelines_.emplace_back();
+    pipelines_.back().ranks = cluster.shape().stage_ranks(i);
+  }
   for (const MetricRecord& record : options_.metrics) {
     metrics_.write(record.line);
     next_metric_ = record.sequence + 1;
@@ -37,6 +42,8 @@ Engine::Engine(Transport& transport, Backend& backend, const Backbone& backbone,
   options_.metrics.clear();
   metrics_.flush();
 }
+
+Engine::~Engine() = default;
 
 double Engine::seconds() const {
   return steady_seconds() - started_seconds_ + options_.seconds_before;
@@ -57,29 +64,39 @@ bool Engine::poll() {
 
 bool Engine::ended() const {
   for (const auto& [name, run] : jobs_) {
+    if (run->unsaved() || run->saving) return false;
     if (run->ended()) continue;
-    const bool at_rest = stopping_ && run->phase == Phase::kWaiting && run->packs_in_flight == 0;
-    if (!at_rest || run->unsaved || run->saving) return false;
+    const bool resting =
+        run->phase == Phase::kWaiting || run->phase == Phase::kPaused || run->phase == Phase::kQueued;
+    const bool at_rest = resting && run->packs_in_flight == 0 && run->answers_missing == 0;
+    const bool paused = run->phase == Phase::kPaused && !stopping_;
+    if (!(stopping_ || paused) || !at_rest) return false;
   }
-  return true;
+  return store_.idle() && shard_commits_ == 0;
 }
 
 void Engine::request_stop() {
   if (stopping_) return;
   stopping_ = true;
   for (auto& [name, run] : jobs_) {
-    if (run->ended() || run->phase == Phase::kLeaving || run->phase == Phase::kFinishing) continue;
-    queue_.clear(name);  // what is out runs out; the step is computed again to the same bits
-    run->phase = Phase::kWaiting;
+    switch (run->phase) {
+      case Phase::kStepping:
+      case Phase::kEvaluating:
+        // What is out runs out; the step is computed again to the same bits.
+        pipelines_[size_t(run->pipeline)].queue.clear(name);
+        run->phase = Phase::kWaiting;
+        break;
+      case Phase::kPublishing:
+      case Phase::kInitializing:
+        run->phase = Phase::kWaiting;
+        break;
+      default:
+        break;
+    }
   }
 }
 
 void Engine::close() {
-  for (int rank = 1; rank < transport_.size(); ++rank) {
-    Message message;
-    message.kind = proto::SHUT_DOWN;
-    transport_.send(rank, std::move(message));
-  }
   store_.drain();
   take_durable();
 }
@@ -91,16 +108,26 @@ void Engine::take(const Message& message) {
     case proto::PACK_LOSSES:
       return take_losses(message);
     case proto::GRADIENTS:
-      return take_gradients(message);
+      if (own_shard_) return own_shard_->take(message);
+      break;
+    case proto::GRADIENT_NORMS:
+      return take_norms(message);
     case proto::PACK_DONE:
       return take_done(message);
     case proto::ADAPTER_READY:
       return take_ready(message);
+    case proto::PARAMETERS:
+      return take_parameters(message);
+    case proto::COMMITTED:
+      return take_committed(message);
+    case proto::TRACE_EVENTS:
+      return take_spans(message);
     case proto::RANK_FAILED:
-      throw failed("stage of rank {}: {}", message.from, read_header<proto::RankFailed>(message).message());
+      throw_rank_failed(message);
     default:
-      throw failed("message of kind {} from rank {} is not for the coordinator", message.kind, message.from);
+      break;
   }
+  throw failed("message of kind {} from rank {} is not for the coordinator", message.kind, message.from);
 }
 
 // A job that has failed or was stopped in the meantime is not found: what still arrives for it is dropped.
@@ -109,23 +136,40 @@ JobRun* Engine::find(const std::string& job, Phase phase) {
   return it != jobs_.end() && it->second->phase == phase ? it->second.get() : nullptr;
 }
 
+const JobRun& Engine::job(const std::string& name) const {
+  const auto it = jobs_.find(name);
+  if (it != jobs_.end()) return *it->second;
+  std::vector<std::string> names;
+  for (const auto& [other, run] : jobs_) names.push_back(other);
+  const std::string near = nearest(name, names);
+  throw not_found("there is no job {}{}", name, near.empty() ? "" : "; did you mean " + near + "?");
+}
+
+JobRun& Engine::known(const std::string& name) {
+  return const_cast<JobRun&>(job(name));
+}
+
 void Engine::take_initial(const Message& message) {
   const auto header = read_header<proto::AdapterTensors>(message);
-  JobRun* run = find(header.job(), Phase::kInitializing);
-  if (run == nullptr) return;
-  for (NumberedTensor& tensor : get_tensors(header, message)) run->initial.push_back(std::move(tensor));
-  if (--run->answers_missing > 0) return;
-  ShardState state;
-  const auto& specs = run->job->method->tensors();
-  state.parameters.resize(specs.size());
-  for (NumberedTensor& tensor : run->initial) {
+  const auto it = jobs_.find(header.job());
+  if (it == jobs_.end()) throw failed("rank {} made tensors of an unknown job", message.from);
+  JobRun& run = *it->second;
+  --run.answers_missing;
+  if (run.phase == Phase::kLeaving) return leave_if_done(run);
+  if (run.phase != Phase::kInitializing) return;
+  const auto& specs = run.job->method->tensors();
+  run.fetched.resize(specs.size());
+  for (NumberedTensor& tensor : get_tensors(header, message)) {
     if (tensor.number < 0 || size_t(tensor.number) >= specs.size()) {
-      throw failed("job {}: a stage made tensor {} of {}", run->name(), tensor.number, specs.size());
+      throw failed("job {}: rank {} made tensor {} of {}", run.name(), message.from, tensor.number,
+                   specs.size());
     }
-    state.parameters[size_t(tensor.number)] = std::move(tensor.tensor);
+    run.fetched[size_t(tensor.number)] = std::move(tensor.tensor);
   }
-  run->initial.clear();
-  add_to_shard(*run, std::move(state));
+  if (run.answers_missing > 0) return;
+  ShardState state;
+  state.parameters = std::exchange(run.fetched, {});
+  add_to_shards(run, std::move(state));
 }
 
 void Engine::take_losses(const Message& message) {
@@ -159,13 +203,19 @@ void Engine::take_losses(const Message& message) {
   }
 }
 
-void Engine::take_gradients(const Message& message) {
-  const auto header = read_header<proto::AdapterTensors>(message);
+void Engine::take_norms(const Message& message) {
+  const auto header = read_header<proto::GradientNorms>(message);
   JobRun* run = find(header.job(), Phase::kStepping);
-  if (run == nullptr) return;
-  for (NumberedTensor& gradient : get_tensors(header, message)) {
-    shard_.push(run->name(), header.version(), gradient.number, std::move(gradient.tensor));
+  if (run == nullptr || header.version() != run->head.version) return;
+  if (header.tensors_size() != header.squared_norms_size())
+    throw failed("job {}: norms from rank {} do not fit their tensors", header.job(), message.from);
+  for (int i = 0; i < header.tensors_size(); ++i) {
+    const int64_t number = header.tensors(i);
+    if (number < 0 || size_t(number) >= run->squared_norms.size())
+      throw failed("job {}: rank {} sent the norm of tensor {}", header.job(), message.from, number);
+    run->squared_norms[size_t(number)] = header.squared_norms(i);
   }
+  run->norms_missing -= header.tensors_size();
   end_step(*run);
 }
 
@@ -176,131 +226,110 @@ void Engine::take_done(const Message& message) {
   if (--pack->second.stages_left > 0) return;
   const InFlightPack freed = std::move(pack->second);
   packs_.erase(pack);
+  Pipeline& pipeline = pipelines_[size_t(freed.pipeline)];
+  --pipeline.packs;
+  pipeline.rows -= freed.rows;
   for (const PackItem& item : freed.items) {
     JobRun& run = *jobs_.at(item.job);
-    if (--run.packs_in_flight == 0 && run.phase == Phase::kLeaving) leave(run);
+    --run.packs_in_flight;
+    leave_if_done(run);
   }
 }
 
 void Engine::take_ready(const Message& message) {
   const auto header = read_header<proto::AdapterReady>(message);
-  JobRun* run = find(header.job(), Phase::kPublishing);
-  if (run == nullptr || header.version() != run->head.version) return;
-  if (--run->answers_missing == 0) advance(*run);
+  const auto it = jobs_.find(header.job());
+  if (it == jobs_.end() || header.version() != it->second->head.version) return;
+  JobRun& run = *it->second;
+  if (--run.answers_missing > 0) return;
+  note_span("publish", run.published_seconds, run);
+  if (run.phase == Phase::kPublishing) return advance(run);
+  leave_if_done(run);
+}
+
+void Engine::note_span(const char* name, double begin, const JobRun& run) {
+  if (!on_span_) return;
+  on_span_(0, {{name, begin - options_.trace_began, steady_seconds() - begin, 0, run.name()}});
+}
+
+void Engine::take_spans(const Message& message) {
+  if (!on_span_) return;
+  const auto header = read_header<proto::TraceEvents>(message);
+  std::vector<TraceSpan> spans;
+  for (const auto& event : header.events()) {
+    spans.push_back({event.name(), event.begin(), event.seconds(), event.pack(), event.job()});
+  }
+  on_span_(message.from, spans);
 }
 
 bool Engine::fill_packs() {
   bool sent = false;
-  while (packs_.size() < credits_ && !queue_.empty()) {
+  for (size_t i = 0; i < pipelines_.size(); ++i) sent |= fill_packs(int(i));
+  return sent;
+}
+
+// Where several packs are to be in flight, the work at hand is cut so that there are as many: a pack of all
+// jobs would leave the stages waiting for each other.
+int64_t Engine::pack_budget(const Pipeline& pipeline) const {
+  if (options_.credits == 1) return options_.pack_rows;
+  const int64_t rows = pipeline.rows + pipeline.queue.ready_rows();
+  const int64_t share = (rows + options_.credits - 1) / options_.credits;
+  return std::min(options_.pack_rows, std::max(kLeastPackRows, share));
+}
+
+bool Engine::fill_packs(int number) {
+  Pipeline& pipeline = pipelines_[size_t(number)];
+  bool sent = false;
+  while (pipeline.packs < options_.credits && !pipeline.queue.empty()) {
     std::optional<bool> checkpointing;  // one kind a pack
-    const auto names = queue_.take(options_.pack_rows, [&](const std::string& job) {
+    const auto names = pipeline.queue.take(pack_budget(pipeline), [&](const std::string& job) {
       const bool wanted = jobs_.at(job)->train().gradient_checkpointing;
       if (!checkpointing) checkpointing = wanted;
       return *checkpointing == wanted;
     });
     std::vector<PackItem> items;
-    for (const std::string& name : names) {
-      JobRun& run = *jobs_.at(name);
-      const MethodConfig& method = *run.job->method;
-      PackItem item;
-      item.job = name;
-      item.version = run.head.version;
-      item.step = run.head.version;
-      item.training = run.phase == Phase::kStepping;
-      item.micro_batch = run.unpacked++;
-      item.ends_step = item.training && size_t(run.unpacked) == run.plan->micro_batches.size();
-      item.lowest_layer = item.training ? method.lowest_layer() : kNoBackward;
-      item.virtual_rows = method.virtual_rows();
-      item.prefix_rows = method.prefix_rows();
-      item.target_weight = 1.0f / float(run.plan->targets);
-      item.plan = run.plan;
-      ++run.packs_in_flight;
-      items.push_back(std::move(item));
-    }
-    PackedItems packed = make_pack(next_pack_++, checkpointing.value_or(false), std::move(items));
-    const int last = transport_.size() - 1;
-    for (int rank = 1; rank <= last; ++rank) {
-      proto::PackPlan plan = to_proto(packed.plan);
-      if (rank != 1) plan.clear_tokens();
-      if (rank != last) {
-        plan.clear_target_rows();
-        plan.clear_targets();
-        plan.clear_target_weights();
-      }
-      transport_.send(rank, make_message(proto::PACK_PLAN, plan));
-    }
-    packs_[packed.plan.pack.id] = {std::move(packed.items), last};
+    for (const std::string& name : names) items.push_back(next_item(*jobs_.at(name)));
+    send_pack(number, make_pack(next_pack_++, checkpointing.value_or(false), std::move(items)));
     sent = true;
   }
   return sent;
 }
 
-// The next takes the newest version of the job that was committed longest ago. Between two there is a pause
-// of ten times what the last one took, so that commits cost the steps little; a job that waits for its own,
-// or that the store does not know yet, is not kept waiting.
-bool Engine::commit_some() {
-  if (!store_.idle()) return false;
-  const bool pausing = seconds() < next_commit_seconds_;
-  JobRun* oldest = nullptr;
-  for (auto& [name, run] : jobs_) {
-    if (!run->unsaved || run->saving || run->phase == Phase::kInitializing) continue;
-    const bool at_once = stopping_ || run->phase == Phase::kFinishing || run->saved_at == 0;
-    if (!at_once && (pausing || run->train().save_steps > 0)) continue;
-    if (oldest == nullptr || run->saved_at < oldest->saved_at) oldest = run.get();
+PackItem Engine::next_item(JobRun& run) {
+  const MethodConfig& method = *run.job->method;
+  PackItem item;
+  item.job = run.name();
+  item.version = run.head.version;
+  item.step = run.head.version;
+  item.training = run.phase == Phase::kStepping;
+  item.micro_batch = run.unpacked++;
+  item.ends_step = item.training && size_t(run.unpacked) == run.plan->micro_batches.size();
+  item.lowest_layer = item.training ? method.lowest_layer() : kNoBackward;
+  item.virtual_rows = method.virtual_rows();
+  item.prefix_rows = method.prefix_rows();
+  item.target_weight = 1.0f / float(run.plan->targets);
+  item.plan = run.plan;
+  ++run.packs_in_flight;
+  return item;
+}
+
+void Engine::send_pack(int number, PackedItems packed) {
+  Pipeline& pipeline = pipelines_[size_t(number)];
+  const proto::PackPlan plan = to_proto(packed.plan);
+  for (size_t stage = 0; stage < pipeline.ranks.size(); ++stage) {
+    proto::PackPlan own = plan;
+    if (stage > 0) own.clear_tokens();
+    if (stage + 1 < pipeline.ranks.size()) {
+      own.clear_target_rows();
+      own.clear_targets();
+      own.clear_target_weights();
+    }
+    transport_.send(pipeline.ranks[stage], make_message(proto::PACK_PLAN, own));
   }
-  if (oldest == nullptr) return false;
-  commit(*oldest, shard_.has(oldest->name()));
-  return true;
-}
-
-// What the jobs have reached, where the run ends in an error.
-void Engine::save_all() {
-  for (auto& [name, run] : jobs_) {
-    if (run->unsaved && !run->ended()) commit(*run, shard_.has(name));
-  }
-  store_.drain();
-}
-
-void Engine::commit(JobRun& run, bool with_state) {
-  Commit commit{run.record, run.head, std::nullopt, std::move(run.unsaved_metrics)};
-  if (with_state) commit.state = shard_.state(run.name());
-  run.unsaved_metrics.clear();
-  run.unsaved = false;
-  run.saving = true;
-  run.saved_at = ++commits_;
-  store_.submit(std::move(commit));
-}
-
-void Engine::take_durable() {
-  for (const auto& [name, version, took] : store_.poll()) {
-    JobRun& run = *jobs_.at(name);
-    run.saving = false;
-    run.saved_version = version;
-    next_commit_seconds_ = seconds() + 10 * took;
-    if (run.phase == Phase::kFinishing && !run.unsaved) finish(run);
-    if (run.phase == Phase::kWaiting && !stopping_) advance(run);
-  }
-}
-
-void Engine::add_metric(JobRun& run, std::string line) {
-  metrics_.write(line);
-  run.unsaved_metrics.push_back({next_metric_++, std::move(line)});
-  run.unsaved = true;
-}
-
-void Engine::tell(JobEvent::Kind kind, const JobRun& run) {
-  if (on_event_) on_event_({kind, &run});
-}
-
-std::vector<int> Engine::ranks_of(const MethodConfig& method) const {
-  std::vector<int> ranks;
-  for (size_t stage = 0; stage < options_.stages.size(); ++stage) {
-    const auto there = [&](const TensorSpec& spec) {
-      return options_.stages[stage].holds(spec.layer, backbone_.config.layers);
-    };
-    if (std::any_of(method.tensors().begin(), method.tensors().end(), there)) ranks.push_back(int(stage) + 1);
-  }
-  return ranks;
+  const int64_t rows = packed.plan.pack.rows;
+  ++pipeline.packs;
+  pipeline.rows += rows;
+  packs_[packed.plan.pack.id] = {std::move(packed.items), number, int(pipeline.ranks.size()), rows};
 }
 
 }  // namespace coppice

@@ -1,14 +1,15 @@
 #pragma once
-// The coordinator of a run: takes jobs at any time, brings each step by step to its end, keeps the parameter
-// server and the store. One event loop over the transport: what has arrived is taken in, then packs are
-// filled and sent while credits last.
+// The coordinator of a run: takes jobs at any time, brings each step by step to its end, leads the shards of
+// the parameter server and keeps the store. One event loop over the transport: what has arrived is taken in,
+// then packs are filled and sent to the pipelines while credits last.
 //
-// The life of a job: its tensors are made on the stages (or come from a file or the store), published as a
-// version; then step by step its micro-batches go out in packs, losses and gradients come back, the shard
-// updates, the next version is published; between steps it may evaluate. At its end: commit, export, done. A
-// job that fails leaves alone, with its reason kept.
+// The life of a job: it waits until memory has room; its tensors are made on the stages (or come from a file
+// or the store), given to the shards and published as a version; then step by step its micro-batches go out
+// in packs, losses and norms come back, the shards update and publish the next version; between steps it may
+// evaluate, pause, or move to a pipeline that has nothing to do. At its end: commit, export, done. A job that
+// fails or is cancelled leaves alone, with its reason kept.
 //
-// Thread: main. Errors: poll() throws what ends the run: a stage that is gone (kFailed), a store that cannot
+// Thread: main. Errors: poll() throws what ends the run: a rank that is gone (kFailed), a store that cannot
 // be written (kExhausted, kFailed). What concerns one job fails that job.
 
 #include <cstdint>
@@ -19,24 +20,28 @@
 #include <string>
 #include <vector>
 
+#include "common/base/trace.h"
 #include "common/io/files.h"
-#include "common/transport/transport.h"
+#include "coordinator/cluster.h"
 #include "coordinator/job_run.h"
-#include "coordinator/params/shard.h"
+#include "coordinator/params/shard_worker.h"
 #include "coordinator/prepare.h"
 #include "coordinator/schedule/fairness.h"
+#include "coordinator/schedule/memory_model.h"
 #include "coordinator/schedule/packer.h"
-#include "coordinator/schedule/planner.h"
 #include "coordinator/store_thread.h"
 
 namespace coppice {
 
 struct EngineOptions {
   std::string output;              // the run folder: adapters/, metrics.jsonl
-  std::vector<LayerRange> stages;  // stage i is rank i + 1
+  std::vector<LayerRange> stages;  // of each pipeline
   int64_t pack_rows = 2048;        // of a full pack
+  int64_t credits = 1;             // packs that may be in flight in a pipeline
+  std::vector<MemoryModel> hosts;  // say which jobs run at the same time
   std::string dtype;               // of the run, into the jobs' records
   std::string instruction_set;
+  double trace_began = 0;             // by steady_seconds(): spans are told from there
   double seconds_before = 0;          // of earlier runs on this folder: the clock of metrics goes on
   int64_t first_ordinal = 0;          // of jobs that are new
   std::vector<MetricRecord> metrics;  // of earlier runs, ascending: metrics.jsonl begins with them
@@ -51,72 +56,133 @@ struct JobEvent {
 
 class Engine {
  public:
-  Engine(Transport& transport, Backend& backend, const Backbone& backbone, KvStore& store,
-         EngineOptions options);
+  // backend: of the shard, where the coordinator holds the parameters itself.
+  Engine(Cluster& cluster, Backend& backend, const Backbone& backbone, KvStore& store, EngineOptions options);
+  ~Engine();
 
   void on_event(std::function<void(const JobEvent&)> callback) { on_event_ = std::move(callback); }
+  // Spans of all ranks, where a trace is wanted.
+  void on_span(std::function<void(int rank, const std::vector<TraceSpan>&)> callback) {
+    on_span_ = std::move(callback);
+  }
+
   // known: what the store holds of the job; it goes on from there. method and keys have been compared before.
+  // Throws kExhausted with the numbers for a job that can never fit.
   void submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> known);
+  // Throws what submit would throw for a job that is not known: kInvalid for a name that is taken, kExhausted
+  // for one that can never fit.
+  void check_new(const PreparedJob& job) const;
+  // One that has ended, or for this reason cannot go on: shown, not run.
+  void keep(StoredJob job, const std::string& reason = {});
+  // By name; kNotFound for an unknown job, kInvalid where its state does not allow it.
+  void cancel(const std::string& job);
+  void pause(const std::string& job);  // at its next step boundary
+  void resume(const std::string& job);
+  // Calls done once all that is true of these jobs now survives a crash.
+  void when_durable(const std::vector<std::string>& jobs, std::function<void()> done);
 
   bool poll();          // does what can be done now; false where there was nothing
   bool ended() const;   // every job has ended, or the stop is complete
   void request_stop();  // at once, at the last step boundary of each job; ended() when all is committed
-  void save_all();      // commits what is unsaved, in any state of things
-  void close();         // sends the workers home and waits for the store
+  void save_all();      // commits what is unsaved and at hand, in any state of things
+  void close();         // waits for the store
+  void take(const Message& message);
 
   const std::map<std::string, std::unique_ptr<JobRun>>& jobs() const { return jobs_; }
-  double seconds() const;  // since the run began
+  const JobRun& job(const std::string& name) const;    // throws kNotFound naming those there are
+  double seconds() const;                              // since the run began
+  int64_t memory_bytes(const PreparedJob& job) const;  // that it takes on the first host
 
  private:
   struct InFlightPack {
     std::vector<PackItem> items;
+    int pipeline = 0;
     int stages_left = 0;
+    int64_t rows = 0;
+  };
+  struct Pipeline {
+    std::vector<int> ranks;  // by stage
+    FairQueue queue;
+    int64_t packs = 0, rows = 0;  // in flight
+    int jobs = 0;
+  };
+  struct Waiter {
+    std::map<std::string, int64_t> changes;  // of each job, that are to be durable
+    std::function<void()> done;
   };
 
-  void take(const Message& message);
+  // engine.cc: messages and packs
   void take_initial(const Message& message);
   void take_losses(const Message& message);
-  void take_gradients(const Message& message);
+  void take_norms(const Message& message);
   void take_done(const Message& message);
   void take_ready(const Message& message);
+  void take_spans(const Message& message);
+  JobRun* find(const std::string& job, Phase phase);
+  JobRun& known(const std::string& job);
+  bool fill_packs();
+  bool fill_packs(int pipeline);
+  PackItem next_item(JobRun& run);
+  void send_pack(int pipeline, PackedItems packed);
+  int64_t pack_budget(const Pipeline& pipeline) const;
 
+  // engine_submissions.cc and engine_jobs.cc: the life of a job
+  void admit_waiting();
+  void start(JobRun& run);
   void initialize(JobRun& run);
-  void add_to_shard(JobRun& run, ShardState state);
-  void publish(JobRun& run);
+  void add_to_shards(JobRun& run, ShardState state);
+  void route(JobRun& run);
   void advance(JobRun& run);
+  bool move_to_idle_pipeline(JobRun& run);
   void begin(JobRun& run, Phase phase, StepPlan plan);
   void end_evaluation(JobRun& run);
   void end_step(JobRun& run);
+  void update(JobRun& run, double norm);
+  void fetch(JobRun& run);
+  void take_parameters(const Message& message);
   void finish(JobRun& run);
-  void fail(JobRun& run, const std::string& reason);
+  void fail(JobRun& run, const std::string& reason, JobState state = JobState::kFailed);
+  void leave_if_done(JobRun& run);
   void leave(JobRun& run);
+  void drop_from_stages(const JobRun& run);
+  int lightest_pipeline() const;
+  bool stage_holds(const JobRun& run, size_t stage) const;
+  int stages_with_tensors(const JobRun& run) const;
+  void to_shard(int rank, Message message);
+  std::vector<int> shards_of(const JobRun& run) const;
 
-  bool fill_packs();
+  // engine_commits.cc: the store
   bool commit_some();
-  void commit(JobRun& run, bool with_state);
+  void commit(JobRun& run);
+  StoredElsewhere stored_elsewhere(const JobRun& run) const;
+  void take_committed(const Message& message);
   void take_durable();
+  void changed(JobRun& run);
   void add_metric(JobRun& run, std::string line);
   void tell(JobEvent::Kind kind, const JobRun& run);
-  std::vector<int> ranks_of(const MethodConfig& method) const;
-  JobRun* find(const std::string& job, Phase phase);
+  void note_span(const char* name, double begin, const JobRun& run);  // from begin to now
 
+  Cluster& cluster_;
   Transport& transport_;
-  Shard shard_;
   const Backbone& backbone_;
   EngineOptions options_;
+  std::unique_ptr<ShardWorker> own_shard_;  // where there are no ranks for it
+  std::vector<int> shard_ranks_;
   StoreThread store_;
   std::map<std::string, std::unique_ptr<JobRun>> jobs_;
-  FairQueue queue_;
+  std::vector<Pipeline> pipelines_;
   std::map<uint64_t, InFlightPack> packs_;
   uint64_t next_pack_ = 1;
-  size_t credits_;
   LineWriter metrics_;
   int64_t next_metric_ = 0;
   bool stopping_ = false;
   double next_commit_seconds_ = 0;
   int64_t commits_ = 0;
+  int shard_commits_ = 0;  // that shards have under way
+  std::vector<Waiter> waiters_;
   double started_seconds_;
   std::function<void(const JobEvent&)> on_event_;
+  std::function<void(int rank, const std::vector<TraceSpan>&)> on_span_;
 };
 
 }  // namespace coppice

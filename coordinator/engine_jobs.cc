@@ -1,7 +1,7 @@
-// The life of a job in the engine: from submission to its export, and what a step is made of.
+// The life of a job in the engine from its first version to its export, and what a step is made of.
 
+#include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <utility>
 
 #include "common/base/check.h"
@@ -9,55 +9,14 @@
 #include "coordinator/adapters/hugging_face.h"
 #include "coordinator/engine.h"
 #include "coordinator/params/lr_schedule.h"
+#include "coordinator/params/placement.h"
 
 namespace coppice {
 
-void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> known) {
-  auto owned = std::make_unique<JobRun>();
-  JobRun& run = *owned;
-  run.job = std::move(job);
-  const PreparedJob& prepared = *run.job;
-  run.record.ordinal = known ? known->record.ordinal : options_.first_ordinal++;
-  run.record.name = prepared.spec.name;
-  run.record.keys = prepared.spec.keys;
-  run.record.method = prepared.method->hf_config();
-  run.record.total_steps = prepared.batching->total_steps();
-  run.record.trainable_parameters = prepared.method->trainable_parameters();
-  run.record.backbone = backbone_.path;
-  run.record.backbone_fingerprint = backbone_.fingerprint;
-  run.record.data_fingerprint = prepared.data_fingerprint();
-  run.record.dtype = options_.dtype;
-  run.record.instruction_set = options_.instruction_set;
-  const std::string name = run.name();
-  CHECK(!jobs_.contains(name));
-  jobs_.emplace(name, std::move(owned));
-  if (known && known->head) run.head = *known->head;
-
-  const bool exported =
-      std::filesystem::exists(options_.output + "/adapters/" + name + "/adapter_config.json");
-  const bool was_done = known && known->record.state == JobState::kDone && exported &&
-                        run.head.version >= run.record.total_steps;
-  const bool was_failed = known && known->record.state == JobState::kFailed;
-  if (was_done || was_failed) {
-    run.record = known->record;
-    run.phase = Phase::kEnded;
-    tell(JobEvent::Kind::kState, run);
-    return;
-  }
-  queue_.add(name, prepared.spec.priority);
-  run.record.state = JobState::kRunning;
-  run.unsaved = true;
-  tell(JobEvent::Kind::kState, run);
-  if (known && known->head) {
-    run.saved_version = run.head.version;
-    add_to_shard(run, std::move(known->state));
-  } else if (!prepared.initial.empty()) {
-    ShardState state;
-    state.parameters = prepared.initial;
-    add_to_shard(run, std::move(state));
-  } else {
-    initialize(run);
-  }
+int Engine::lightest_pipeline() const {
+  const auto fewest = std::min_element(pipelines_.begin(), pipelines_.end(),
+                                       [](const Pipeline& a, const Pipeline& b) { return a.jobs < b.jobs; });
+  return int(fewest - pipelines_.begin());
 }
 
 void Engine::initialize(JobRun& run) {
@@ -65,49 +24,105 @@ void Engine::initialize(JobRun& run) {
   request.set_job(run.name());
   request.set_method(run.record.method.dump());
   request.set_seed(run.train().seed);
-  const auto ranks = ranks_of(*run.job->method);
   run.phase = Phase::kInitializing;
-  run.answers_missing = int(ranks.size());
-  for (int rank : ranks) transport_.send(rank, make_message(proto::INITIALIZE_ADAPTER, request));
+  run.on_stages = true;
+  run.answers_missing = stages_with_tensors(run);
+  const auto& ranks = pipelines_[size_t(run.pipeline)].ranks;
+  for (size_t stage = 0; stage < ranks.size(); ++stage) {
+    if (stage_holds(run, stage))
+      transport_.send(ranks[stage], make_message(proto::INITIALIZE_ADAPTER, request));
+  }
 }
 
-void Engine::add_to_shard(JobRun& run, ShardState state) {
+bool Engine::stage_holds(const JobRun& run, size_t stage) const {
   const auto& specs = run.job->method->tensors();
-  state.tensors.clear();
+  return std::any_of(specs.begin(), specs.end(), [&](const TensorSpec& spec) {
+    return options_.stages[stage].holds(spec.layer, backbone_.config.layers);
+  });
+}
+
+int Engine::stages_with_tensors(const JobRun& run) const {
+  int count = 0;
+  for (size_t stage = 0; stage < options_.stages.size(); ++stage) count += stage_holds(run, stage);
+  return count;
+}
+
+void Engine::to_shard(int rank, Message message) {
+  if (!own_shard_) return transport_.send(rank, std::move(message));
+  message.from = transport_.rank();
+  own_shard_->take(message);
+}
+
+std::vector<int> Engine::shards_of(const JobRun& run) const {
+  std::vector<int> ranks = run.shard_of;
+  std::sort(ranks.begin(), ranks.end());
+  ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
+  return ranks;
+}
+
+// state: parameters by number, and moments where there are such; each shard is given its part.
+void Engine::add_to_shards(JobRun& run, ShardState state) {
+  const auto& specs = run.job->method->tensors();
+  std::vector<Shape> shapes;
   for (size_t i = 0; i < specs.size(); ++i) {
-    state.tensors.push_back({int64_t(i), specs[i].name, specs[i].shape});
+    shapes.push_back(specs[i].shape);
     if (i >= state.parameters.size() || state.parameters[i].shape != specs[i].shape) {
       return fail(run, fmt::format("tensor {} is missing or has not the shape {}", specs[i].name,
                                    shape_string(specs[i].shape)));
     }
   }
-  shard_.add(run.name(), run.train(), std::move(state));
-  publish(run);
-}
-
-void Engine::publish(JobRun& run) {
-  const MethodConfig& method = *run.job->method;
-  const auto ranks = ranks_of(method);
-  run.phase = Phase::kPublishing;
-  run.answers_missing = int(ranks.size());
-  for (int rank : ranks) {
-    const LayerRange& range = options_.stages[size_t(rank - 1)];
-    std::vector<NumberedTensor> tensors;
-    for (size_t i = 0; i < method.tensors().size(); ++i) {
-      const bool there = range.holds(method.tensors()[i].layer, backbone_.config.layers);
-      if (there) tensors.push_back({int64_t(i), shard_.parameter(run.name(), int64_t(i))});
-    }
-    proto::AdapterTensors header;
+  state.moments.resize(specs.size());
+  run.shard_of.clear();
+  for (int shard : place_tensors(shapes, int(shard_ranks_.size())))
+    run.shard_of.push_back(shard_ranks_[size_t(shard)]);
+  for (int rank : shards_of(run)) {
+    proto::AddAdapter header;
     header.set_job(run.name());
     header.set_version(run.head.version);
+    header.set_train(run.record.keys["train"].dump());
     header.set_method(run.record.method.dump());
     header.set_seed(run.train().seed);
-    header.set_training(true);
     Message message;
-    put_tensors(tensors, header, message);
-    message.kind = proto::PUBLISH;
+    for (size_t i = 0; i < specs.size(); ++i) {
+      if (run.shard_of[i] != rank) continue;
+      auto* tensor = header.add_tensors();
+      tensor->set_number(int64_t(i));
+      tensor->set_name(specs[i].name);
+      tensor->mutable_shape()->Add(specs[i].shape.begin(), specs[i].shape.end());
+      tensor->set_moments(int(state.moments[i].size()));
+      message.payload.push_back(std::make_unique<TensorPayload>(std::move(state.parameters[i])));
+      for (Tensor& moment : state.moments[i])
+        message.payload.push_back(std::make_unique<TensorPayload>(std::move(moment)));
+    }
+    message.kind = proto::ADD_ADAPTER;
     message.header = header.SerializeAsString();
-    transport_.send(rank, std::move(message));
+    to_shard(rank, std::move(message));
+  }
+  run.on_shards = true;
+  route(run);
+}
+
+// The shards publish the version of now to the stages of the job's pipeline, and every version from now on.
+void Engine::route(JobRun& run) {
+  run.phase = stopping_ ? Phase::kWaiting : Phase::kPublishing;
+  run.on_stages = true;
+  run.answers_missing = stages_with_tensors(run);
+  run.published_seconds = steady_seconds();
+  const auto& specs = run.job->method->tensors();
+  const auto& ranks = pipelines_[size_t(run.pipeline)].ranks;
+  for (int shard : shards_of(run)) {
+    proto::RouteAdapter routes;
+    routes.set_job(run.name());
+    for (size_t stage = 0; stage < ranks.size(); ++stage) {
+      proto::RouteAdapter::Stage entry;
+      entry.set_rank(ranks[stage]);
+      for (size_t i = 0; i < specs.size(); ++i) {
+        const bool here = options_.stages[stage].holds(specs[i].layer, backbone_.config.layers);
+        if (here && run.shard_of[i] == shard) entry.add_tensors(int64_t(i));
+      }
+      if (entry.tensors_size() > 0) *routes.add_stages() = std::move(entry);
+    }
+    to_shard(shard, make_message(proto::ROUTE_ADAPTER, routes));
   }
 }
 
@@ -116,25 +131,42 @@ void Engine::advance(JobRun& run) {
   const PreparedJob& job = *run.job;
   const int64_t version = run.head.version, total = run.record.total_steps;
   const int64_t rhythm = run.train().save_steps;
-  if (stopping_) {
-    run.phase = Phase::kWaiting;
-    return;
-  }
+  run.phase = Phase::kWaiting;
+  if (stopping_) return;
   // A rhythm of its own: this version goes to the store before the next is made.
   if (rhythm > 0 && version > 0 && version % rhythm == 0 && version > run.saved_version) {
-    run.phase = Phase::kWaiting;
-    if (!run.saving) commit(run, true);
+    if (!run.saving) commit(run);
     return;
   }
+  if (run.pause_wanted) {
+    run.phase = Phase::kPaused;
+    return;
+  }
+  if (move_to_idle_pipeline(run)) return;
   if (run.head.evaluated < version && job.batching->evaluates_after(version)) {
     return begin(run, Phase::kEvaluating, job.batching->evaluation());
   }
   if (version >= total) {
     run.phase = Phase::kFinishing;
-    if (!run.unsaved && !run.saving) finish(run);
+    if (!run.unsaved() && !run.saving) fetch(run);
     return;
   }
   begin(run, Phase::kStepping, job.batching->step(version));
+}
+
+// A pipeline that has no job takes one from where there are several.
+bool Engine::move_to_idle_pipeline(JobRun& run) {
+  const int target = lightest_pipeline();
+  Pipeline &from = pipelines_[size_t(run.pipeline)], &to = pipelines_[size_t(target)];
+  if (to.jobs > 0 || from.jobs < 2 || run.packs_in_flight > 0) return false;
+  drop_from_stages(run);
+  from.queue.remove(run.name());
+  --from.jobs;
+  run.pipeline = target;
+  ++to.jobs;
+  to.queue.add(run.name(), run.job->spec.priority);
+  route(run);
+  return true;
 }
 
 void Engine::begin(JobRun& run, Phase phase, StepPlan plan) {
@@ -143,8 +175,11 @@ void Engine::begin(JobRun& run, Phase phase, StepPlan plan) {
   run.unpacked = 0;
   run.losses.assign(run.plan->micro_batches.size(), 0);
   run.losses_missing = int64_t(run.losses.size());
+  run.squared_norms.assign(run.job->method->tensors().size(), 0);
+  run.norms_missing = int64_t(run.squared_norms.size());
   CHECK(run.losses_missing > 0);
-  for (const MicroBatch& batch : run.plan->micro_batches) queue_.push(run.name(), batch.rows);
+  for (const MicroBatch& batch : run.plan->micro_batches)
+    pipelines_[size_t(run.pipeline)].queue.push(run.name(), batch.rows);
 }
 
 void Engine::end_evaluation(JobRun& run) {
@@ -157,72 +192,124 @@ void Engine::end_evaluation(JobRun& run) {
   advance(run);
 }
 
-// All losses and all gradients are here: clip, update, raise the version.
+// All losses and all norms are here: clip and update.
 void Engine::end_step(JobRun& run) {
-  if (run.losses_missing > 0 || !shard_.complete(run.name())) return;
+  if (run.losses_missing > 0 || run.norms_missing > 0) return;
   double squared = 0;
-  for (double part : shard_.squared_norms(run.name())) squared += part;
+  for (double part : run.squared_norms) squared += part;
   const double norm = std::sqrt(squared);
   if (!std::isfinite(norm)) {
     return fail(run, fmt::format("the gradient's norm at step {} is {}: the job has diverged (a lower "
                                  "train.learning_rate may help)",
                                  run.head.version + 1, norm));
   }
-  UpdateStep step;
-  step.learning_rate = learning_rate(run.train(), run.head.version, run.record.total_steps);
+  update(run, norm);
+}
+
+void Engine::update(JobRun& run, double norm) {
+  proto::UpdateAdapter step;
+  step.set_job(run.name());
+  step.set_version(run.head.version);
+  step.set_learning_rate(learning_rate(run.train(), run.head.version, run.record.total_steps));
   // As torch.nn.utils.clip_grad_norm_.
   const double limit = run.train().max_grad_norm;
-  if (limit > 0) step.gradient_factor = std::min(1.0, limit / (norm + 1e-6));
-  shard_.update(run.name(), step);
+  step.set_gradient_factor(limit > 0 ? std::min(1.0, limit / (norm + 1e-6)) : 1.0);
   run.head.version += 1;
+  run.phase = Phase::kPublishing;
+  run.answers_missing = stages_with_tensors(run);
+  run.published_seconds = steady_seconds();
+  for (int rank : shards_of(run)) to_shard(rank, make_message(proto::UPDATE_ADAPTER, step));
+  if (own_shard_) note_span("update", run.published_seconds, run);
+  run.grad_norm = norm;
+  run.learning_rate = step.learning_rate();
   run.head.tokens += run.plan->tokens;
   run.head.loss = 0;
   for (double loss : run.losses) run.head.loss += loss;
   run.head.seconds = seconds();
-  add_metric(run, step_line(run, norm, step.learning_rate, run.head.seconds));
+  add_metric(run, step_line(run));
   tell(JobEvent::Kind::kStep, run);
-  publish(run);
 }
 
-// The last version is durable: export, then say so in the store.
-void Engine::finish(JobRun& run) {
-  if (run.record.state != JobState::kDone) {
-    std::vector<Tensor> tensors;
-    for (size_t i = 0; i < run.job->method->tensors().size(); ++i) {
-      tensors.push_back(shard_.parameter(run.name(), int64_t(i)));
-    }
-    try {
-      export_adapter(options_.output + "/adapters/" + run.name(), *run.job->method, tensors, backbone_.path);
-    } catch (const Error& error) {
-      return fail(run, error.what());
-    }
-    run.record.state = JobState::kDone;
-    commit(run, false);
-    return;
+// The last version is durable: its tensors are brought here to be exported.
+void Engine::fetch(JobRun& run) {
+  run.phase = Phase::kExporting;
+  run.fetched.assign(run.job->method->tensors().size(), {});
+  run.fetched_missing = int64_t(run.fetched.size());
+  proto::AdapterVersion version;
+  version.set_job(run.name());
+  version.set_version(run.head.version);
+  for (int rank : shards_of(run)) to_shard(rank, make_message(proto::FETCH_PARAMETERS, version));
+}
+
+void Engine::take_parameters(const Message& message) {
+  const auto header = read_header<proto::AdapterTensors>(message);
+  JobRun* run = find(header.job(), Phase::kExporting);
+  if (run == nullptr) return;
+  for (NumberedTensor& tensor : get_tensors(header, message)) {
+    if (tensor.number < 0 || size_t(tensor.number) >= run->fetched.size())
+      throw failed("job {}: rank {} gave tensor {}", header.job(), message.from, tensor.number);
+    run->fetched[size_t(tensor.number)] = std::move(tensor.tensor);
+    --run->fetched_missing;
   }
-  leave(run);
+  if (run->fetched_missing == 0) finish(*run);
 }
 
-void Engine::fail(JobRun& run, const std::string& reason) {
-  run.record.state = JobState::kFailed;
-  run.record.reason = reason;
-  run.unsaved = true;
-  queue_.clear(run.name());
+void Engine::finish(JobRun& run) {
+  try {
+    export_adapter(options_.output + "/adapters/" + run.name(), *run.job->method, run.fetched,
+                   backbone_.path);
+  } catch (const Error& error) {
+    return fail(run, error.what());
+  }
+  run.fetched.clear();
+  run.record.state = JobState::kDone;
+  changed(run);
   run.phase = Phase::kLeaving;
-  if (run.packs_in_flight == 0) leave(run);
+  leave_if_done(run);
+}
+
+void Engine::fail(JobRun& run, const std::string& reason, JobState state) {
+  run.record.state = state;
+  run.record.reason = reason;
+  changed(run);
+  if (run.pipeline >= 0) pipelines_[size_t(run.pipeline)].queue.clear(run.name());
+  run.phase = Phase::kLeaving;
+  leave_if_done(run);
+}
+
+void Engine::drop_from_stages(const JobRun& run) {
+  proto::DropAdapter drop;
+  drop.set_job(run.name());
+  const auto& ranks = pipelines_[size_t(run.pipeline)].ranks;
+  for (size_t stage = 0; stage < ranks.size(); ++stage) {
+    if (stage_holds(run, stage)) transport_.send(ranks[stage], make_message(proto::DROP_ADAPTER, drop));
+  }
+}
+
+void Engine::leave_if_done(JobRun& run) {
+  const bool quiet = run.packs_in_flight == 0 && run.answers_missing == 0 && !run.saving;
+  if (run.phase == Phase::kLeaving && quiet) leave(run);
 }
 
 // Nothing of the job is under way any more.
 void Engine::leave(JobRun& run) {
-  proto::DropAdapter drop;
-  drop.set_job(run.name());
-  for (int rank : ranks_of(*run.job->method)) transport_.send(rank, make_message(proto::DROP_ADAPTER, drop));
-  const bool has_state = shard_.has(run.name());
-  if (run.unsaved) commit(run, has_state);
-  if (has_state) shard_.remove(run.name());
-  queue_.remove(run.name());
+  if (run.unsaved()) commit(run);
+  if (run.on_stages) drop_from_stages(run);
+  if (run.on_shards) {
+    proto::DropAdapter drop;
+    drop.set_job(run.name());
+    for (int rank : shards_of(run)) to_shard(rank, make_message(proto::DROP_ADAPTER, drop));
+  }
+  run.on_stages = run.on_shards = false;
+  if (run.pipeline >= 0) {
+    pipelines_[size_t(run.pipeline)].queue.remove(run.name());
+    --pipelines_[size_t(run.pipeline)].jobs;
+  }
+  run.pipeline = -1;
   run.phase = Phase::kEnded;
-  tell(JobEvent::Kind::kState, run);
+  run.plan.reset();
+  run.job.reset();
+  admit_waiting();
 }
 
 }  // namespace coppice

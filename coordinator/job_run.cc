@@ -2,14 +2,10 @@
 
 namespace coppice {
 
-std::string step_line(const JobRun& run, double gradient_norm, double learning_rate, double seconds) {
-  return Json{{"job", run.name()},
-              {"step", run.head.version},
-              {"loss", run.head.loss},
-              {"grad_norm", gradient_norm},
-              {"learning_rate", learning_rate},
-              {"tokens", run.head.tokens},
-              {"time", seconds}}
+std::string step_line(const JobRun& run) {
+  return Json{{"job", run.name()},          {"step", run.head.version},           {"loss", run.head.loss},
+              {"grad_norm", run.grad_norm}, {"learning_rate", run.learning_rate}, {"tokens", run.head.tokens},
+              {"time", run.head.seconds}}
       .dump();
 }
 

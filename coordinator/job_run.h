@@ -15,13 +15,16 @@
 namespace coppice {
 
 enum class Phase {
+  kQueued,        // waits for memory
   kInitializing,  // stages make version 0
   kPublishing,    // a version is on its way to the stages
   kStepping,      // micro-batches of a step are out
   kEvaluating,    // micro-batches of an evaluation are out
   kWaiting,       // for a commit, or stopped at a step boundary
-  kFinishing,     // the last version is being committed, then exported
-  kLeaving,       // has failed: its packs run out
+  kPaused,        // by its user, at a step boundary
+  kFinishing,     // the last version is being committed
+  kExporting,     // its tensors are on their way from the shards
+  kLeaving,       // has failed or was cancelled: its packs run out
   kEnded,
 };
 
@@ -34,34 +37,50 @@ struct StoredJob {
 };
 
 struct JobRun {
-  std::unique_ptr<PreparedJob> job;
+  std::unique_ptr<PreparedJob> job;  // none of a job that was only kept
   JobRecord record;
   JobHead head;
-  Phase phase = Phase::kInitializing;
+  Phase phase = Phase::kQueued;
+  std::optional<StoredJob> known;  // until it is admitted
+  int pipeline = -1;
+  std::vector<int> shard_of;  // by tensor: the shard rank that owns it
+  bool on_shards = false, on_stages = false;
+  bool pause_wanted = false;
 
   // of the step or evaluation under way
   std::shared_ptr<const StepPlan> plan;
   int64_t unpacked = 0;  // the first micro-batch that is in no pack yet
   int64_t losses_missing = 0;
-  std::vector<double> losses;  // by micro-batch
+  std::vector<double> losses;               // by micro-batch
+  std::vector<double> squared_norms;        // of the gradients, by tensor
+  int64_t norms_missing = 0;                // tensors
+  double grad_norm = 0, learning_rate = 0;  // of the last step
 
   int64_t packs_in_flight = 0;
   int answers_missing = 0;  // of stages: initial tensors, or acknowledgements of a version
-  std::vector<NumberedTensor> initial;
+  double published_seconds = 0;
+  std::vector<Tensor> fetched;  // tensors that stages made or shards gave
+  int64_t fetched_missing = 0;
 
   std::vector<MetricRecord> unsaved_metrics;
-  bool unsaved = false;        // record or head changed since the last commit was handed over
-  bool saving = false;         // a commit is being written
-  int64_t saved_version = -1;  // durable
-  int64_t saved_at = 0;        // the number of its last commit among all
+  int64_t changes = 0;                                    // of record or head, since the process began
+  int64_t saved_changes = 0;                              // durable
+  bool saving = false;                                    // a commit is being written
+  bool urgent = false;                                    // somebody waits for its commit
+  int64_t saved_version = -1;                             // durable
+  int64_t saved_at = 0;                                   // the number of its last commit among all
+  std::optional<Commit> under_way;                        // waits for the shards
+  int64_t changes_under_way = 0, version_under_way = -1;  // that the commit being written holds
+  int commits_missing = 0;                                // of shards
 
   const std::string& name() const { return record.name; }
   const TrainArguments& train() const { return job->spec.train; }
   bool ended() const { return phase == Phase::kEnded; }
+  bool unsaved() const { return changes > (saving ? changes_under_way : saved_changes); }
 };
 
 // Lines of metrics.jsonl.
-std::string step_line(const JobRun& run, double gradient_norm, double learning_rate, double seconds);
+std::string step_line(const JobRun& run);
 std::string evaluation_line(const JobRun& run);
 
 }  // namespace coppice

@@ -77,4 +77,9 @@ std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& ba
   return job;
 }
 
+JobMemory memory_of(const PreparedJob& job) {
+  return {job.method.get(), data_bytes(job.data), job.batching->max_micro_batch_rows(),
+          job.spec.train.gradient_checkpointing};
+}
+
 }  // namespace coppice

@@ -11,6 +11,7 @@
 #include "common/text/tokenizer.h"
 #include "coordinator/jobs/batching.h"
 #include "coordinator/jobs/job.h"
+#include "coordinator/schedule/memory_model.h"
 #include "worker/backbone/config.h"
 #include "worker/peft/method.h"
 
@@ -36,5 +37,6 @@ struct PreparedJob {
   uint64_t data_fingerprint() const { return data.train.fingerprint ^ data.eval.fingerprint << 1; }
 };
 std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& backbone);
+JobMemory memory_of(const PreparedJob& job);
 
 }  // namespace coppice

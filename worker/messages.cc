@@ -99,6 +99,9 @@ PackPlan from_proto(const proto::PackPlan& in) {
   int64_t next_row = 0;
   for (const auto& segment : in.segments()) {
     plan.pack.segments.push_back(get_segment(segment, next_row));
+    const auto& segments = plan.pack.segments;
+    if (segments.size() > 1 && segments.back().lowest_layer < segments[segments.size() - 2].lowest_layer)
+      throw invalid("pack {}: its segments are not ordered by how deep their backward reaches", in.id());
     plan.ends_step.push_back(segment.ends_step());
   }
   if (next_row != plan.pack.rows)
@@ -123,14 +126,12 @@ PackPlan from_proto(const proto::PackPlan& in) {
   return plan;
 }
 
-void put_tensors(std::span<const NumberedTensor> tensors, proto::AdapterTensors& header, Message& message) {
-  for (const NumberedTensor& tensor : tensors) {
+void put_tensors(std::vector<NumberedTensor> tensors, proto::AdapterTensors& header, Message& message) {
+  for (NumberedTensor& tensor : tensors) {
     auto* entry = header.add_tensors();
     entry->set_number(tensor.number);
     entry->mutable_shape()->Add(tensor.tensor.shape.begin(), tensor.tensor.shape.end());
-    const auto bytes = std::as_bytes(std::span(tensor.tensor.values));
-    message.payload.push_back(
-        std::make_unique<BytesPayload>(std::vector<std::byte>(bytes.begin(), bytes.end())));
+    message.payload.push_back(std::make_unique<TensorPayload>(std::move(tensor.tensor)));
   }
 }
 

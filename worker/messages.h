@@ -2,7 +2,6 @@
 // Between the plain structs of the house and the protobuf headers that cross ranks. Bytes from another rank
 // are checked here: what does not fit throws kInvalid. Thread: any.
 
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,8 +43,19 @@ struct PackPlan {
 proto::PackPlan to_proto(const PackPlan& plan);
 PackPlan from_proto(const proto::PackPlan& plan);
 
+// The values of a tensor that travels.
+class TensorPayload : public Payload {
+ public:
+  explicit TensorPayload(Tensor tensor) : tensor_(std::move(tensor)) {}
+  const std::byte* data() const override { return reinterpret_cast<const std::byte*>(tensor_.values.data()); }
+  size_t bytes() const override { return tensor_.values.size() * sizeof(float); }
+
+ private:
+  Tensor tensor_;
+};
+
 // Tensors as header entries and one payload block each.
-void put_tensors(std::span<const NumberedTensor> tensors, proto::AdapterTensors& header, Message& message);
+void put_tensors(std::vector<NumberedTensor> tensors, proto::AdapterTensors& header, Message& message);
 std::vector<NumberedTensor> get_tensors(const proto::AdapterTensors& header, const Message& message);
 
 }  // namespace coppice

@@ -69,6 +69,7 @@ Rows Stage::Impl::forward_blocks(PackActivations& activations, Rows rows) {
         hooks(activations, layer, pack.rows, kept_rows > 0 && !kept.input_only ? &kept.hooks : nullptr);
     BlockRun run{backend, options.compute, *activations.rows, calls, pack.rows};
     rows = layers.blocks[b].forward(run, std::move(rows), kept_rows > 0 ? &kept : nullptr, kept_rows);
+    options.between_layers();
   }
   return rows;
 }
@@ -173,6 +174,7 @@ Rows Stage::backward(const Pack& pack, Rows drows) {
     if (pack.backward_rows(layer) == 0) return {};
     CHECK(drows.matrix.rows == pack.backward_rows(layer));
     drows = impl_->backward_block(activations, layer, std::move(drows));
+    options().between_layers();
   }
   if (!options().holds_embedding()) return drows;
   if (const int64_t rows = pack.backward_rows(-1); rows > 0) {

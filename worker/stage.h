@@ -12,6 +12,7 @@
 // naming the file.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -31,6 +32,7 @@ struct StageOptions {
   int64_t first_layer = 0;  // blocks [first_layer, end_layer)
   int64_t end_layer = 0;
   DType compute = DType::kF32;
+  std::function<void()> between_layers = [] {};  // called after every block: others need the thread too
 
   bool holds_embedding() const { return first_layer == 0; }
   bool holds_head(const BackboneConfig& config) const { return end_layer == config.layers; }

@@ -17,48 +17,31 @@ class RowsPayload : public Payload {
   Rows rows_;
 };
 
+void check_rows(uint64_t pack, const Rows& rows, int64_t expected) {
+  if (rows.matrix.rows != expected)
+    throw invalid("pack {}: {} rows came from the stage beside, not {}", pack, rows.matrix.rows, expected);
+}
+
 }  // namespace
 
-StageWorker::StageWorker(Transport& transport, Backend& backend, Stage& stage, const StageRanks& ranks)
-    : transport_(transport), backend_(backend), stage_(stage), ranks_(ranks) {}
+StageWorker::StageWorker(Transport& transport, Backend& backend, Stage& stage, const StageRanks& ranks,
+                         Trace& trace)
+    : transport_(transport), backend_(backend), stage_(stage), ranks_(ranks), trace_(trace) {}
 
-bool StageWorker::poll() {
-  if (stopped_) return false;
-  try {
-    bool worked = false;
-    while (auto message = transport_.receive()) {
-      take(std::move(*message));
-      worked = true;
-      if (stopped_) return true;
-    }
-    if (backward_ready()) {
-      run_backward();
-      return true;
-    }
-    if (forward_ready()) {
-      run_forward();
-      return true;
-    }
-    return worked;
-  } catch (const std::exception& error) {
-    proto::RankFailed failed;
-    failed.set_message(error.what());
-    transport_.send(ranks_.coordinator, make_message(proto::RANK_FAILED, failed));
-    stopped_ = true;
-    return true;
-  }
+bool StageWorker::work() {
+  const bool backward = backward_ready();
+  if (!backward && !forward_ready()) return false;
+  const uint64_t pack = backward ? backwards_.front() : forwards_.front();
+  const double begin = steady_seconds();
+  backward ? run_backward() : run_forward();
+  trace_.add(backward ? "backward" : "forward", begin, steady_seconds(), pack);
+  return true;
 }
 
 void StageWorker::take(Message message) {
   switch (proto::MessageKind(message.kind)) {
-    case proto::PACK_PLAN: {
-      PackPlan plan = from_proto(read_header<proto::PackPlan>(message));
-      const uint64_t id = plan.pack.id;
-      forwards_.push_back(id);
-      if (backward_reaches(plan)) backwards_.push_back(id);
-      packs_[id].plan = std::move(plan);
-      return;
-    }
+    case proto::PACK_PLAN:
+      return take_plan(message);
     case proto::ROWS:
       return take_rows(message);
     case proto::INITIALIZE_ADAPTER:
@@ -68,22 +51,43 @@ void StageWorker::take(Message message) {
     case proto::DROP_ADAPTER: {
       const std::string job = read_header<proto::DropAdapter>(message).job();
       stage_.drop_adapter(job);
-      methods_.erase(job);
+      jobs_.erase(job);
       return;
     }
-    case proto::SHUT_DOWN:
-      stopped_ = true;
-      return;
     default:
       throw invalid("message of kind {} from rank {} is not for a stage", message.kind, message.from);
   }
+}
+
+void StageWorker::take_plan(const Message& message) {
+  PackPlan plan = from_proto(read_header<proto::PackPlan>(message));
+  const uint64_t id = plan.pack.id;
+  if (!ranks_.previous && int64_t(plan.tokens.size()) != plan.pack.rows) {
+    throw invalid("pack {}: it has {} rows, and tokens for {}", id, plan.pack.rows, plan.tokens.size());
+  }
+  for (const int32_t token : plan.tokens) {
+    if (token < 0 || token >= stage_.config().vocabulary) {
+      throw invalid("pack {}: token {} is outside a vocabulary of {}", id, token, stage_.config().vocabulary);
+    }
+  }
+  for (const int32_t token : plan.targets.targets) {
+    if (token < 0 || token >= stage_.config().vocabulary) {
+      throw invalid("pack {}: target {} is outside a vocabulary of {}", id, token,
+                    stage_.config().vocabulary);
+    }
+  }
+  forwards_.push_back(id);
+  if (backward_reaches(plan)) backwards_.push_back(id);
+  packs_[id].plan = std::move(plan);
 }
 
 // Rows may overtake their plan where they come from another rank than the coordinator: then the pack is made
 // here.
 void StageWorker::take_rows(Message& message) {
   const auto header = read_header<proto::RowsHeader>(message);
-  if (message.payload.size() != 1 ||
+  const bool sensible =
+      header.rows() >= 0 && header.rows() <= INT32_MAX && header.cols() == stage_.config().hidden;
+  if (!sensible || message.payload.size() != 1 ||
       message.payload[0]->bytes() != size_t(header.rows() * header.cols()) * sizeof(float)) {
     throw invalid("rows of pack {} from rank {}: {} x {} are announced", header.pack(), message.from,
                   header.rows(), header.cols());
@@ -100,29 +104,56 @@ void StageWorker::take_rows(Message& message) {
   (header.backward() ? pack.backward_rows : pack.forward_rows) = std::move(rows);
 }
 
-std::shared_ptr<const MethodConfig> StageWorker::method(const std::string& job, const std::string& json) {
-  auto& known = methods_[job];
-  if (!known) known = configure_method(parse_json(json, "method of job " + job), stage_.config(), "method");
+StageWorker::Job& StageWorker::job(const std::string& name, const std::string& method) {
+  Job& known = jobs_[name];
+  if (!known.method) {
+    known.method = configure_method(parse_json(method, "method of job " + name), stage_.config(), "method");
+    for (const TensorSpec& spec : known.method->tensors()) known.tensors += stage_.lives_here(spec);
+  }
   return known;
 }
 
 void StageWorker::initialize(const Message& message) {
   const auto request = read_header<proto::InitializeAdapter>(message);
-  const auto config = method(request.job(), request.method());
+  const Job& made = job(request.job(), request.method());
   proto::AdapterTensors answer;
   answer.set_job(request.job());
   Message reply;
-  put_tensors(stage_.initial_tensors(*config, request.seed()), answer, reply);
+  put_tensors(stage_.initial_tensors(*made.method, request.seed()), answer, reply);
   reply.kind = proto::INITIAL_TENSORS;
   reply.header = answer.SerializeAsString();
   transport_.send(message.from, std::move(reply));
 }
 
+void StageWorker::check_tensor(const Job& job, const std::string& name, const NumberedTensor& tensor) const {
+  const auto& specs = job.method->tensors();
+  const bool known = tensor.number >= 0 && size_t(tensor.number) < specs.size();
+  if (!known || !stage_.lives_here(specs[size_t(tensor.number)])) {
+    throw invalid("job {}: tensor {} does not live on this stage", name, tensor.number);
+  }
+  const TensorSpec& spec = specs[size_t(tensor.number)];
+  if (tensor.tensor.shape != spec.shape) {
+    throw invalid("job {}: tensor {} has the shape {}, not {}", name, spec.name,
+                  shape_string(tensor.tensor.shape), shape_string(spec.shape));
+  }
+}
+
 void StageWorker::publish(const Message& message) {
   const auto header = read_header<proto::AdapterTensors>(message);
-  const auto config = method(header.job(), header.method());
-  stage_.set_adapter(header.job(), config, header.seed(), header.version(), get_tensors(header, message),
-                     header.training());
+  Job& known = job(header.job(), header.method());
+  if (known.arriving_version != header.version()) known.arriving.clear();
+  known.arriving_version = header.version();
+  for (NumberedTensor& tensor : get_tensors(header, message)) {
+    check_tensor(known, header.job(), tensor);
+    known.owner[tensor.number] = message.from;
+    const int64_t number = tensor.number;
+    known.arriving.insert_or_assign(number, std::move(tensor));
+  }
+  if (known.arriving.size() < known.tensors) return;
+  std::vector<NumberedTensor> tensors;
+  for (auto& [number, tensor] : known.arriving) tensors.push_back(std::move(tensor));
+  known.arriving.clear();
+  stage_.set_adapter(header.job(), known.method, header.seed(), header.version(), tensors, header.training());
   proto::AdapterReady ready;
   ready.set_job(header.job());
   ready.set_version(header.version());
@@ -150,6 +181,7 @@ void StageWorker::run_forward() {
   if (ranks_.previous) {
     Rows arrived = std::move(*pack.forward_rows);
     pack.forward_rows.reset();
+    check_rows(id, arrived, pack.plan.pack.rows);
     rows = stage_.forward(pack.plan.pack, std::move(arrived));
   } else {
     rows = stage_.forward(pack.plan.pack, pack.plan.tokens);
@@ -182,6 +214,7 @@ void StageWorker::run_backward() {
   InFlight& pack = packs_.at(id);
   Rows drows = std::move(*pack.backward_rows);
   pack.backward_rows.reset();
+  check_rows(id, drows, pack.plan.pack.backward_rows(stage_.options().end_layer - 1));
   Rows below = stage_.backward(pack.plan.pack, std::move(drows));
   if (ranks_.previous && pack.plan.pack.backward_rows(stage_.options().first_layer - 1) > 0) {
     send_rows(*ranks_.previous, id, true, std::move(below));
@@ -194,16 +227,20 @@ void StageWorker::push_gradients(const PackPlan& plan) {
   for (size_t i = 0; i < plan.pack.segments.size(); ++i) {
     if (!plan.ends_step[i]) continue;
     const Segment& segment = plan.pack.segments[i];
-    const auto gradients = stage_.take_gradients(segment.job);
-    if (gradients.empty()) continue;
-    proto::AdapterTensors header;
-    header.set_job(segment.job);
-    header.set_version(segment.version);
-    Message message;
-    put_tensors(gradients, header, message);
-    message.kind = proto::GRADIENTS;
-    message.header = header.SerializeAsString();
-    transport_.send(ranks_.coordinator, std::move(message));
+    std::map<int, std::vector<NumberedTensor>> by_owner;
+    for (NumberedTensor& gradient : stage_.take_gradients(segment.job)) {
+      by_owner[jobs_.at(segment.job).owner.at(gradient.number)].push_back(std::move(gradient));
+    }
+    for (auto& [owner, gradients] : by_owner) {
+      proto::AdapterTensors header;
+      header.set_job(segment.job);
+      header.set_version(segment.version);
+      Message message;
+      put_tensors(std::move(gradients), header, message);
+      message.kind = proto::GRADIENTS;
+      message.header = header.SerializeAsString();
+      transport_.send(owner, std::move(message));
+    }
   }
 }
 

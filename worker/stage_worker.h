@@ -1,13 +1,13 @@
 #pragma once
-// The rank of a stage: takes plans, adapters and rows from the transport, lets its Stage compute, sends on
-// what comes out. Which ranks stand before and behind it is all it knows of the pipeline.
+// The work of a stage's rank: takes plans, adapters and rows, lets its Stage compute, sends on what comes
+// out. Which ranks stand before and behind it is all it knows of the pipeline.
 //
 // Backwards go before forwards: they free memory. Packs go through each direction in the order of their
 // plans. On the last stage a pack's backward begins as soon as its loss is known. When a pack ends a job's
-// step, the job's gradients are pushed after its backward.
+// step, the job's gradients are pushed after its backward, each to the shard that published its tensor. A
+// version is in place when all tensors that live here have come, from whatever shards.
 //
-// Thread: compute thread. Errors: poll() lets nothing out; what goes wrong is told to the coordinator
-// (RankFailed) and the worker stops.
+// Thread: compute thread. Errors: kInvalid for messages that do not fit, and those of Stage.
 
 #include <cstdint>
 #include <deque>
@@ -15,7 +15,9 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "common/base/trace.h"
 #include "common/transport/transport.h"
 #include "worker/messages.h"
 #include "worker/stage.h"
@@ -29,22 +31,29 @@ struct StageRanks {
 
 class StageWorker {
  public:
-  StageWorker(Transport& transport, Backend& backend, Stage& stage, const StageRanks& ranks);
+  StageWorker(Transport& transport, Backend& backend, Stage& stage, const StageRanks& ranks, Trace& trace);
 
-  bool
-  poll();  // takes in what has arrived and does one forward or backward; false where there was nothing to do
-  bool stopped() const { return stopped_; }
+  void take(Message message);  // of a kind for stages
+  bool work();                 // one forward or backward; false where none is ready
 
  private:
   struct InFlight {
     PackPlan plan;
     std::optional<Rows> forward_rows, backward_rows;  // arrived, not yet computed
   };
+  struct Job {
+    std::shared_ptr<const MethodConfig> method;
+    size_t tensors = 0;            // that live here
+    std::map<int64_t, int> owner;  // of each, by number: the rank of its shard
+    int64_t arriving_version = -1;
+    std::map<int64_t, NumberedTensor> arriving;
+  };
 
-  void take(Message message);
+  void take_plan(const Message& message);
   void take_rows(Message& message);
   void initialize(const Message& message);
   void publish(const Message& message);
+  void check_tensor(const Job& job, const std::string& name, const NumberedTensor& tensor) const;
   bool backward_ready() const;
   bool forward_ready() const;
   void run_forward();
@@ -54,16 +63,16 @@ class StageWorker {
   void push_gradients(const PackPlan& plan);
   bool backward_reaches(const PackPlan& plan) const;
   void send_rows(int to, uint64_t pack, bool backward, Rows rows);
-  std::shared_ptr<const MethodConfig> method(const std::string& job, const std::string& json);
+  Job& job(const std::string& name, const std::string& method);
 
   Transport& transport_;
   Backend& backend_;
   Stage& stage_;
   StageRanks ranks_;
+  Trace& trace_;
   std::map<uint64_t, InFlight> packs_;
   std::deque<uint64_t> forwards_, backwards_;  // in order, not yet computed
-  std::map<std::string, std::shared_ptr<const MethodConfig>> methods_;
-  bool stopped_ = false;
+  std::map<std::string, Job> jobs_;
 };
 
 }  // namespace coppice

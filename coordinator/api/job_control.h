@@ -57,10 +57,11 @@ class JobControl {
   // Throws what can be refused at once; then done is not called.
   virtual void submit(Submission submission, std::function<void(SubmitResult)> done) = 0;
 
-  // kNotFound naming the job, kInvalid where its state does not allow it, naming the state.
-  virtual void cancel(const std::string& job) = 0;
-  virtual void pause(const std::string& job) = 0;
-  virtual void resume(const std::string& job) = 0;
+  // kNotFound naming the job, kInvalid where its state does not allow it, naming the state. done: as for
+  // submit, called when the change is durable.
+  virtual void cancel(const std::string& job, std::function<void()> done) = 0;
+  virtual void pause(const std::string& job, std::function<void()> done) = 0;
+  virtual void resume(const std::string& job, std::function<void()> done) = 0;
 
   virtual std::vector<JobStatus> list() const = 0;  // by ordinal
 };

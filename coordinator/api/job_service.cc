@@ -89,18 +89,21 @@ void JobService::answer(uint64_t client, const proto::Request& request) {
     case proto::Request::kWatch:
       return watch(client, id, request.watch());
     case proto::Request::kCancel:
-      control_.cancel(request.cancel().job());
-      return done(client, id);
+      return control_.cancel(request.cancel().job(), when_done(client, id));
     case proto::Request::kPause:
-      control_.pause(request.pause().job());
-      return done(client, id);
+      return control_.pause(request.pause().job(), when_done(client, id));
     case proto::Request::kResume:
-      control_.resume(request.resume().job());
-      return done(client, id);
+      return control_.resume(request.resume().job(), when_done(client, id));
     case proto::Request::WHAT_NOT_SET:
       break;
   }
   refuse(client, id, unsupported("the request asks for nothing that this server knows"));
+}
+
+std::function<void()> JobService::when_done(uint64_t client, uint64_t request) {
+  return [self = std::weak_ptr(self_), client, request] {
+    if (const auto service = self.lock()) (*service)->done(client, request);
+  };
 }
 
 void JobService::hello(uint64_t client, const proto::Request& request) {

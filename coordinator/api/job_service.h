@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -76,6 +77,7 @@ class JobService {
   void list(uint64_t client, uint64_t request);
   void watch(uint64_t client, uint64_t request, const proto::Watch& watch);
   void reply(uint64_t client, uint64_t request, proto::Reply& reply);
+  std::function<void()> when_done(uint64_t client, uint64_t request);
   void done(uint64_t client, uint64_t request);
   void refuse(uint64_t client, uint64_t request, const Error& error);
   void send_away(uint64_t client, uint64_t request, const Error& error);

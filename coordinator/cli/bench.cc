@@ -112,7 +112,7 @@ Work write_jobs(const std::string& folder, const BenchOptions& options, const Ba
 }
 
 bool one_thread(const ComputeOptions& compute) {
-  return (compute.threads > 0 ? compute.threads : default_threads()) == 1;
+  return (compute.threads > 0 ? compute.threads : usable_cores()) == 1;
 }
 
 // Multiplications and additions: every projection of a token forward and backward to its input, adapters
@@ -209,19 +209,19 @@ int bench_training(const BenchOptions& options) {
   }
   RunOptions run;
   run.jobs_file = folder.path() + "/jobs.yaml";
-  run.output = folder.path() + "/run";
+  run.session.output = folder.path() + "/run";
   run.progress = "none";
-  run.pack_rows = options.pack_rows;
-  run.compute = options.compute;
+  run.session.pack_rows = options.pack_rows;
+  run.session.compute = options.compute;
   Profile profile;
   profile.by_processor = one_thread(options.compute);
   if (options.profile || profile.by_processor) {
-    run.compute.wrap = [&](std::unique_ptr<Backend> device) -> std::unique_ptr<Backend> {
+    run.session.compute.wrap = [&](std::unique_ptr<Backend> device) -> std::unique_ptr<Backend> {
       return std::make_unique<ProfiledBackend>(std::move(device), kWarmUpSteps, profile);
     };
   }
   if (const int status = run_jobs(run); status != 0) return status;
-  const Speed speed = speed_of(run.output + "/metrics.jsonl", size_t(options.jobs));
+  const Speed speed = speed_of(run.session.output + "/metrics.jsonl", size_t(options.jobs));
   const double flops_a_token = flops_of(config, work, options.rank) / double(work.tokens);
   std::printf("%s; ceiling %.0f GFLOP/s; %.0f MFLOP a token\n", device_name.c_str(), ceiling,
               flops_a_token * 1e-6);

@@ -10,7 +10,7 @@
 #include <optional>
 #include <string>
 
-#include "coordinator/local_cluster.h"
+#include "coordinator/device.h"
 
 namespace coppice {
 

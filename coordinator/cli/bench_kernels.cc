@@ -9,6 +9,7 @@
 #include <functional>
 #include <utility>
 
+#include "common/base/error.h"
 #include "common/tensor/tensor.h"
 #include "coordinator/cli/bench.h"
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "common/text/tokenizer.h"
-#include "coordinator/local_cluster.h"
+#include "coordinator/device.h"
 #include "worker/backbone/config.h"
 #include "worker/peft/method.h"
 #include "worker/stage.h"

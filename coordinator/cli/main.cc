@@ -17,6 +17,7 @@
 #include "coordinator/cli/jobs.h"
 #include "coordinator/cli/run.h"
 #include "coordinator/cli/score.h"
+#include "coordinator/cli/serve.h"
 #include "coordinator/cli/submit.h"
 #include "coordinator/cli/tokenize.h"
 #include "coordinator/cli/watch.h"
@@ -48,6 +49,23 @@ void add_compute(CLI::App& app, ComputeOptions& compute) {
       ->capture_default_str();
 }
 
+void add_session(CLI::App& app, SessionOptions& session) {
+  app.add_option("--output", session.output, "run folder")->required()->type_name("DIR");
+  app.add_option("--stages", session.stages, "stages of a pipeline")->capture_default_str();
+  app.add_option("--pipelines", session.pipelines, "pipelines, each with the whole backbone")
+      ->capture_default_str();
+  app.add_option("--param-ranks", session.param_ranks,
+                 "ranks that hold the parameters; 0: the coordinator does")
+      ->capture_default_str();
+  app.add_option("--split", session.split, "layers of each stage (default: by measured cost)")
+      ->type_name("N,N,...");
+  app.add_option("--pack-rows", session.pack_rows, "rows (tokens) of a full pack")
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
+      ->capture_default_str();
+  app.add_option("--trace", session.trace, "write what every rank did when, for Perfetto")->type_name("FILE");
+  add_compute(app, session.compute);
+}
+
 void add_server(CLI::App& app, ServerOptions& server) {
   app.add_option("--server", server.address, "where coppice serve listens")
       ->type_name("HOST:PORT")
@@ -64,6 +82,7 @@ class Program {
     app_.set_version_flag("--version", std::string(COPPICE_VERSION));
     run_.command_line = command_line(argc, argv);
     add_run();
+    add_serve();
     add_folder_commands();
     add_server_commands();
     add_score();
@@ -95,20 +114,25 @@ class Program {
     auto& app = command("run", "Run the jobs of a file to their end, or go on where they stood",
                         [this] { return run_jobs(run_); });
     app.add_option("jobs", run_.jobs_file, "job file (YAML)")->required()->type_name("JOBS.yaml");
-    app.add_option("--output", run_.output, "run folder")->required()->type_name("DIR");
+    add_session(app, run_.session);
     app.add_option("--set", run_.overrides, "override a key: --set defaults.train.max_steps=20")
         ->type_name("KEY=VALUE")
         ->allow_extra_args(false);
-    app.add_option("--stages", run_.stages, "pipeline stages")->capture_default_str();
-    app.add_option("--pack-rows", run_.pack_rows, "rows (tokens) of a full pack")
-        ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
-        ->capture_default_str();
     app.add_option("--progress", run_.progress, "auto, table, lines, none")->capture_default_str();
     app.add_flag("--dry-run", run_.dry_run,
                  "check everything, print steps, tokens, parameters and memory, and stop");
     app.add_flag("--retry-failed", run_.retry_failed,
                  "jobs that failed go on from their last committed step");
-    add_compute(app, run_.compute);
+  }
+
+  void add_serve() {
+    auto& app = command("serve", "Stay up and take jobs over the network", [this] { return serve(serve_); });
+    app.add_option("--backbone", serve_.backbone, "Hugging Face model folder")->required()->type_name("PATH");
+    app.add_option("--listen", serve_.listen, "address to listen at")->type_name("HOST:PORT")->capture_default_str();
+    app.add_flag("--insecure", serve_.insecure,
+                 "accept another address than this host's own: tokens and jobs travel unencrypted");
+    app.add_option("--progress", serve_.progress, "auto, table, lines, none")->capture_default_str();
+    add_session(app, serve_.session);
   }
 
   void add_folder_commands() {
@@ -235,6 +259,7 @@ class Program {
   CLI::App app_;
   std::function<int()> command_;
   RunOptions run_;
+  ServeOptions serve_;
   ServerOptions server_;
   SubmitOptions submit_;
   std::optional<std::string> watched_;

@@ -7,9 +7,9 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 
 #include "common/base/error.h"
+#include "coordinator/cli/pace.h"
 
 namespace coppice {
 namespace {
@@ -23,35 +23,6 @@ std::string duration(double seconds) {
 std::string evaluation(const JobRun& run) {
   return run.head.evaluated < 0 ? "-" : fmt::format("{:.4f}", run.head.eval_loss);
 }
-
-// Tokens a second and time left of a job, from what it did since it was first seen in this process.
-class Pace {
- public:
-  void look(const Engine& engine) {
-    for (const auto& [name, run] : engine.jobs()) {
-      first_.try_emplace(name, Seen{engine.seconds(), run->head.tokens, run->head.version});
-    }
-  }
-  double tokens_per_second(const Engine& engine, const JobRun& run) const {
-    const Seen& seen = first_.at(run.name());
-    const double until = run.ended() ? run.head.seconds : engine.seconds();
-    return until > seen.seconds ? double(run.head.tokens - seen.tokens) / (until - seen.seconds) : 0;
-  }
-  std::string left(const Engine& engine, const JobRun& run) const {
-    const Seen& seen = first_.at(run.name());
-    const int64_t made = run.head.version - seen.version;
-    if (run.ended() || made <= 0) return "-";
-    return duration((engine.seconds() - seen.seconds) / double(made) *
-                    double(run.record.total_steps - run.head.version));
-  }
-
- private:
-  struct Seen {
-    double seconds;
-    int64_t tokens, version;
-  };
-  std::map<std::string, Seen> first_;
-};
 
 class Table : public Progress {
  public:
@@ -103,9 +74,14 @@ class Table : public Progress {
     std::string line = fmt::format("{:<28} {:<8} {:>11} {:>9.4f} {:>9} {:>9.0f} {:>7}", name,
                                    job_state_name(run.record.state),
                                    fmt::format("{}/{}", run.head.version, run.record.total_steps),
-                                   run.head.loss, evaluation(run), rate, pace_.left(engine, run));
+                                   run.head.loss, evaluation(run), rate, left(engine, run));
     if (!run.record.reason.empty()) line += "  " + run.record.reason;
     return line;
+  }
+
+  std::string left(const Engine& engine, const JobRun& run) const {
+    const auto seconds = pace_.seconds_left(engine, run);
+    return seconds ? duration(*seconds) : "-";
   }
 
   Pace pace_;

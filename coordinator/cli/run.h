@@ -6,20 +6,17 @@
 #include <string>
 #include <vector>
 
-#include "coordinator/local_cluster.h"
+#include "coordinator/cli/session.h"
 
 namespace coppice {
 
 struct RunOptions {
   std::string jobs_file;
-  std::string output;
+  SessionOptions session;
   std::vector<std::string> overrides;  // key=value
-  int64_t stages = 1;
-  int64_t pack_rows = 2048;
-  std::string progress = "auto";  // auto, table, lines, none
+  std::string progress = "auto";       // auto, table, lines, none
   bool dry_run = false;
   bool retry_failed = false;
-  ComputeOptions compute;
   std::string command_line;  // printed as the command that resumes
 };
 

@@ -93,6 +93,14 @@ std::vector<MetricRecord> RunFolder::metrics() const {
   return all;
 }
 
+std::vector<StoredJob> RunFolder::jobs() const {
+  std::vector<StoredJob> jobs;
+  for (const auto& [name, job] : jobs_) jobs.push_back({job.record, job.head, {}, {}});
+  std::sort(jobs.begin(), jobs.end(),
+            [](const auto& a, const auto& b) { return a.record.ordinal < b.record.ordinal; });
+  return jobs;
+}
+
 int64_t RunFolder::next_ordinal() const {
   int64_t next = 0;
   for (const auto& [name, job] : jobs_) next = std::max(next, job.record.ordinal + 1);

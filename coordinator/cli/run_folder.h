@@ -35,6 +35,7 @@ class RunFolder {
   explicit RunFolder(const std::string& path);
 
   KvStore& store() { return *store_; }
+  std::vector<StoredJob> jobs() const;  // in the order of submission, without their states and metrics
   int64_t next_ordinal() const;
   std::vector<MetricRecord> metrics() const;  // of all jobs, ascending
   double seconds() const;                     // of training in earlier runs

@@ -19,12 +19,12 @@ double weight_decay(const TrainArguments& train, const ShardTensor& tensor) {
   return tensor.name.ends_with("bias") ? 0 : train.weight_decay;
 }
 
+}  // namespace
+
 size_t moment_count(const TrainArguments& train) {
   if (train.optim == Optimizer::kAdamW) return 2;
   return train.momentum > 0 ? 1 : 0;
 }
-
-}  // namespace
 
 struct Shard::Adapter {
   TrainArguments train;

@@ -44,6 +44,8 @@ struct ShardState {
   std::vector<std::vector<Tensor>> moments;  // per tensor: AdamW {m, v}, SGD {} or {momentum}
 };
 
+size_t moment_count(const TrainArguments& train);  // that the job's optimizer keeps of each tensor
+
 class Shard {
  public:
   explicit Shard(Backend& backend);  // a host-memory backend

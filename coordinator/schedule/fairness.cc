@@ -1,6 +1,7 @@
 #include "coordinator/schedule/fairness.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "common/base/check.h"
 
@@ -39,6 +40,13 @@ void FairQueue::clear(const std::string& job) {
 bool FairQueue::empty() const {
   return std::all_of(entries_.begin(), entries_.end(),
                      [](const Entry& entry) { return entry.ready.empty(); });
+}
+
+int64_t FairQueue::ready_rows() const {
+  int64_t rows = 0;
+  for (const Entry& entry : entries_)
+    rows += std::accumulate(entry.ready.begin(), entry.ready.end(), int64_t(0));
+  return rows;
 }
 
 }  // namespace coppice

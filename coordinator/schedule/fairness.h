@@ -22,6 +22,7 @@ class FairQueue {
             int64_t rows);             // one more micro-batch of the job is ready, behind its others
   void clear(const std::string& job);  // none of its micro-batches is ready any more
   bool empty() const;
+  int64_t ready_rows() const;  // of all micro-batches that are ready
 
   // Takes micro-batches for a pack of at most budget_rows and names their jobs, in the order taken; a job's
   // own in order. admits says whether a job may be in this pack. A micro-batch above the budget goes alone,

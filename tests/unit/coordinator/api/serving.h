@@ -19,9 +19,18 @@ namespace coppice {
 class ScriptedControl : public JobControl {
  public:
   void submit(Submission submission, std::function<void(SubmitResult)> done) override;
-  void cancel(const std::string& job) override { change(job, JobState::kCancelled); }
-  void pause(const std::string& job) override { change(job, JobState::kPaused); }
-  void resume(const std::string& job) override { change(job, JobState::kRunning); }
+  void cancel(const std::string& job, std::function<void()> done) override {
+    change(job, JobState::kCancelled);
+    done();
+  }
+  void pause(const std::string& job, std::function<void()> done) override {
+    change(job, JobState::kPaused);
+    done();
+  }
+  void resume(const std::string& job, std::function<void()> done) override {
+    change(job, JobState::kRunning);
+    done();
+  }
   std::vector<JobStatus> list() const override { return jobs; }
 
   JobStatus& job(const std::string& name);  // kNotFound

@@ -1,0 +1,138 @@
+#include "coordinator/cli/engine_control.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/base/error.h"
+
+namespace coppice {
+namespace {
+
+constexpr size_t kMostWaiting = 1024;  // submissions
+
+}  // namespace
+
+EngineControl::EngineControl(Engine& engine, const Backbone& backbone)
+    : engine_(engine), backbone_(backbone), thread_([this] { prepare_all(); }) {}
+
+EngineControl::~EngineControl() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    waiting_.clear();
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void EngineControl::submit(Submission submission, std::function<void(SubmitResult)> done) {
+  if (submission.backbone != backbone_.path) {
+    throw invalid("backbone is {}; this server has {}", submission.backbone, backbone_.path);
+  }
+  std::lock_guard lock(mutex_);
+  if (waiting_.size() >= kMostWaiting)
+    throw Error(ErrorCode::kExhausted,
+                fmt::format("{} submissions wait already; try again later", kMostWaiting));
+  waiting_.push_back({std::move(submission), std::move(done), {}, std::nullopt});
+  changed_.notify_all();
+}
+
+void EngineControl::prepare_all() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+    if (stopping_) return;
+    Request request = std::move(waiting_.front());
+    waiting_.pop_front();
+    lock.unlock();
+    prepare(request);
+    lock.lock();
+    prepared_.push_back(std::move(request));
+  }
+}
+
+void EngineControl::prepare(Request& request) const {
+  try {
+    for (const JobSpec& spec : read_submission(request.submission).jobs) {
+      request.jobs.push_back(prepare_job(spec, backbone_));
+    }
+  } catch (const Error& error) {
+    request.error = error;
+  } catch (const std::exception& error) {
+    request.error = failed("{}", error.what());
+  }
+}
+
+bool EngineControl::poll() {
+  pace_.look(engine_);
+  std::deque<Request> prepared;
+  {
+    std::lock_guard lock(mutex_);
+    prepared.swap(prepared_);
+  }
+  for (Request& request : prepared) add(std::move(request));
+  return !prepared.empty();
+}
+
+// All or none: what could refuse one is asked of all first.
+void EngineControl::add(Request request) {
+  SubmitResult result;
+  try {
+    if (request.error) throw *request.error;
+    for (const auto& job : request.jobs) engine_.check_new(*job);
+  } catch (const Error& error) {
+    result.refused = error;
+    return request.done(std::move(result));
+  }
+  std::vector<std::string> names;
+  for (auto& job : request.jobs) {
+    const std::string name = job->spec.name;
+    const int64_t bytes = engine_.memory_bytes(*job);
+    engine_.submit(std::move(job), std::nullopt);
+    const JobRecord& record = engine_.job(name).record;
+    result.jobs.push_back({name, record.total_steps, record.trainable_parameters, bytes});
+    names.push_back(name);
+  }
+  engine_.when_durable(names, [done = std::move(request.done), result = std::move(result)] { done(result); });
+}
+
+void EngineControl::cancel(const std::string& job, std::function<void()> done) {
+  engine_.cancel(job);
+  engine_.when_durable({job}, std::move(done));
+}
+
+void EngineControl::pause(const std::string& job, std::function<void()> done) {
+  engine_.pause(job);
+  engine_.when_durable({job}, std::move(done));
+}
+
+void EngineControl::resume(const std::string& job, std::function<void()> done) {
+  engine_.resume(job);
+  engine_.when_durable({job}, std::move(done));
+}
+
+std::vector<JobStatus> EngineControl::list() const {
+  std::vector<JobStatus> jobs;
+  for (const auto& [name, run] : engine_.jobs()) jobs.push_back(status(*run));
+  std::sort(jobs.begin(), jobs.end(), [](const auto& a, const auto& b) { return a.ordinal < b.ordinal; });
+  return jobs;
+}
+
+JobStatus EngineControl::status(const JobRun& run) const {
+  JobStatus status;
+  status.name = run.name();
+  status.ordinal = run.record.ordinal;
+  status.state = run.record.state;
+  status.reason = run.record.reason;
+  status.step = run.head.version;
+  status.total_steps = run.record.total_steps;
+  if (run.head.version > 0) status.loss = run.head.loss;
+  if (run.head.evaluated >= 0) status.eval_loss = run.head.eval_loss;
+  status.trainable_parameters = run.record.trainable_parameters;
+  status.tokens = run.head.tokens;
+  status.tokens_per_second = run.ended() ? 0 : pace_.tokens_per_second(engine_, run);
+  status.seconds_left = pace_.seconds_left(engine_, run);
+  return status;
+}
+
+}  // namespace coppice

@@ -1,0 +1,105 @@
+#include "coordinator/cli/serve.h"
+
+#include <cstdio>
+#include <filesystem>
+
+#include "common/base/error.h"
+#include "common/net/rpc_server.h"
+#include "coordinator/api/job_service.h"
+#include "coordinator/api/token.h"
+#include "coordinator/cli/engine_control.h"
+#include "coordinator/jobs/job_file.h"
+
+namespace coppice {
+namespace {
+
+// What a job of an earlier run was asked to be, prepared again.
+std::unique_ptr<PreparedJob> prepare_again(const JobRecord& record, const Backbone& backbone) {
+  const Json file{{"backbone", backbone.path}, {"jobs", Json::array({record.keys})}};
+  return prepare_job(parse_job_file(file, "job " + record.name, "/").jobs.at(0), backbone);
+}
+
+// A job that the folder knows, with what it takes to go on; or why it cannot.
+struct Known {
+  StoredJob stored;
+  std::unique_ptr<PreparedJob> job;
+  std::string reason;
+};
+
+// One whose data or backbone is not what it was fails alone.
+std::vector<Known> read_known(RunFolder& folder, Session& session) {
+  std::vector<Known> all;
+  for (const StoredJob& stored : folder.jobs()) {
+    Known& known = all.emplace_back(Known{stored, nullptr, {}});
+    if (has_ended(stored.record.state)) continue;
+    try {
+      auto job = prepare_again(stored.record, session.backbone());
+      known.stored = *folder.known(*job, session.backbone(), session.device().dtype_name(),
+                                   session.device().backend->instruction_set(), false);
+      known.job = std::move(job);
+    } catch (const Error& error) {
+      known.reason = error.what();
+    }
+  }
+  folder.close_shards();
+  return all;
+}
+
+void go_on(std::vector<Known> jobs, Engine& engine) {
+  for (Known& known : jobs) {
+    if (known.job) {
+      engine.submit(std::move(known.job), std::move(known.stored));
+    } else {
+      engine.keep(std::move(known.stored), known.reason);
+    }
+  }
+}
+
+JobNews to_news(const JobEvent& event, const EngineControl& control) {
+  JobNews news;
+  news.kind = event.kind == JobEvent::Kind::kStep         ? JobNews::Kind::kStep
+              : event.kind == JobEvent::Kind::kEvaluation ? JobNews::Kind::kEvaluation
+                                                          : JobNews::Kind::kState;
+  news.job = control.status(*event.run);
+  news.grad_norm = event.run->grad_norm;
+  news.learning_rate = event.run->learning_rate;
+  return news;
+}
+
+}  // namespace
+
+int serve(const ServeOptions& options) {
+  StopOnSignal signals;
+  Launch launch;
+  if (!launch.leads()) return launch.follow();
+  auto progress = Progress::make(options.progress);
+  Session session(options.session, launch,
+                  read_backbone(std::filesystem::absolute(options.backbone).lexically_normal().string()));
+  RunFolder& folder = session.open_folder();
+  RpcServerOptions network;
+  network.listen = options.listen;
+  network.loopback_only = !options.insecure;
+  RpcServer server(network);
+  const std::string token = write_token(options.session.output);
+  auto known = read_known(folder, session);
+  Engine& engine = session.start(0);
+  EngineControl control(engine, session.backbone());
+  JobService service(server, control, token);
+  engine.on_event([&](const JobEvent& event) {
+    progress->event(event);
+    if (service.watched()) service.event(to_news(event, control));
+  });
+  go_on(std::move(known), engine);
+  std::fprintf(stderr, "coppice: serving %s on %s; the token is in %s/token\n",
+               session.backbone().path.c_str(), server.address().c_str(), options.session.output.c_str());
+  session.work(
+      *progress,
+      [&] {
+        const bool prepared = control.poll();
+        return service.poll() || prepared;
+      },
+      true);
+  return 0;
+}
+
+}  // namespace coppice

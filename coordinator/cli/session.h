@@ -1,0 +1,75 @@
+#pragma once
+// A run folder with everything that works on it: device, ranks, engine. What `run` and `serve` have in
+// common. Thread: main. Errors: kInvalid and the like while it is brought up, before anything is written;
+// then those of Engine::poll.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/cli/launch.h"
+#include "coordinator/cli/progress.h"
+#include "coordinator/cli/run_folder.h"
+#include "coordinator/engine.h"
+#include "coordinator/trace_file.h"
+
+namespace coppice {
+
+struct SessionOptions {
+  std::string output;
+  int64_t stages = 1, pipelines = 1, param_ranks = 0;
+  std::string split;  // layers of each stage, "4,5,3"; empty: by measured cost
+  int64_t pack_rows = 2048;
+  std::string trace;  // file; empty: none
+  ComputeOptions compute;
+};
+
+// The first SIGINT, SIGTERM or SIGUSR1 asks for an orderly stop; a second one ends the process at once.
+// (mpirun passes SIGUSR1 on and lets its ranks live; on the others it kills them.)
+class StopOnSignal {
+ public:
+  StopOnSignal();
+  static bool asked();
+};
+
+class Session {
+ public:
+  // Reads nothing of the run folder yet: what is asked for is checked first.
+  Session(const SessionOptions& options, Launch& launch, Backbone backbone);
+  ~Session();
+
+  const Backbone& backbone() const { return backbone_; }
+  Device& device() { return device_; }
+  // Of this host, where all ranks are here. largest_rows: of a micro-batch of the jobs known so far.
+  MemoryModel memory_before_start(int64_t largest_rows) const;
+
+  RunFolder& open_folder();             // from here on this process has the folder
+  Engine& start(int64_t largest_rows);  // brings the ranks up
+  // Until the engine has ended, or a signal has stopped it; then all ranks are sent home. beside: called
+  // between, says whether it did something; keep_on: also while all jobs have ended.
+  void work(
+      Progress& progress, const std::function<bool()>& beside = [] { return false; }, bool keep_on = false);
+
+ private:
+  int64_t credits() const;
+  MemoryModel empty_model(int64_t largest_rows) const;
+  void add_rank(MemoryModel& model, int rank) const;
+  std::vector<MemoryModel> models(int64_t largest_rows, const std::vector<RankInfo>& ranks) const;
+  void loop(Progress& progress, const std::function<bool()>& beside, bool keep_on);
+
+  SessionOptions options_;
+  Launch& launch_;
+  ClusterShape shape_;
+  Device device_;
+  Backbone backbone_;
+  double trace_began_;
+  int64_t available_bytes_;  // before anything was loaded
+  std::vector<LayerRange> ranges_;
+  std::unique_ptr<TraceFile> trace_;
+  std::unique_ptr<Cluster> cluster_;
+  std::unique_ptr<RunFolder> folder_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace coppice

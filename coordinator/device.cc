@@ -1,0 +1,36 @@
+#include "coordinator/device.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/base/error.h"
+
+namespace coppice {
+
+int usable_cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+Device::Device(const ComputeOptions& options)
+    : pool(options.threads > 0 ? options.threads : usable_cores()),
+      backend(make_backend(options.device, pool)) {
+  if (options.wrap) backend = options.wrap(std::move(backend));
+  if (options.dtype == "bfloat16") {
+    compute = DType::kBF16;
+  } else if (options.dtype != "float32" && options.dtype != "auto") {
+    throw invalid("--dtype is {}; auto, float32 and bfloat16 are accepted", options.dtype);
+  }
+  if (const auto reason = backend->unsupported(compute)) {
+    throw unsupported("--dtype {} cannot be used here: {}", dtype_name(), *reason);
+  }
+}
+
+std::string Device::dtype_name() const {
+  return compute == DType::kBF16 ? "bfloat16" : "float32";
+}
+
+}  // namespace coppice

@@ -1,0 +1,151 @@
+// What of the engine's state goes to the store, when, and who is told when it is there.
+
+#include <algorithm>
+#include <utility>
+
+#include "common/base/error.h"
+#include "coordinator/engine.h"
+
+namespace coppice {
+
+// The next takes the newest version of the job that was committed longest ago. Between two there is a pause
+// of ten times what the last one took, so that commits cost the steps little; a job that somebody waits for,
+// or that waits for its own commit, is not kept waiting.
+bool Engine::commit_some() {
+  if (!store_.idle() || shard_commits_ > 0) return false;
+  const bool pausing = seconds() < next_commit_seconds_;
+  JobRun* oldest = nullptr;
+  for (auto& [name, run] : jobs_) {
+    if (!run->unsaved() || run->saving) continue;
+    const bool at_once =
+        stopping_ || run->urgent || run->phase == Phase::kFinishing || run->phase == Phase::kEnded;
+    if (!at_once && (pausing || (run->job && run->train().save_steps > 0))) continue;
+    if (oldest == nullptr ||
+        std::pair(!run->urgent, run->saved_at) < std::pair(!oldest->urgent, oldest->saved_at))
+      oldest = run.get();
+  }
+  if (oldest == nullptr) return false;
+  commit(*oldest);
+  return true;
+}
+
+// What the jobs have reached, where the run ends in an error: of tensors, those that this rank holds.
+void Engine::save_all() {
+  for (auto& [name, run] : jobs_) {
+    if (run->unsaved() && !run->saving && !run->ended() && own_shard_) commit(*run);
+  }
+  store_.drain();
+}
+
+// Shards write a new version first; then it becomes HEAD here. A version that HEAD is at already, and a job
+// that has no tensors yet, need none of them.
+void Engine::commit(JobRun& run) {
+  Commit commit{run.record, run.head, std::nullopt, std::exchange(run.unsaved_metrics, {}), std::nullopt};
+  const bool new_version = run.on_shards && run.head.version > run.saved_version;
+  if (new_version && own_shard_) {
+    commit.state = own_shard_->shard().state(run.name());
+  } else if (new_version) {
+    commit.elsewhere = stored_elsewhere(run);
+  } else if (run.head.version == run.saved_version) {
+    commit.elsewhere = StoredElsewhere{run.saved_version, {}, {}};
+  }
+  run.saving = true;
+  run.urgent = false;
+  run.changes_under_way = run.changes;
+  run.version_under_way = new_version ? run.head.version : run.saved_version;
+  run.saved_at = ++commits_;
+  if (!new_version || own_shard_) return store_.submit(std::move(commit));
+  run.under_way = std::move(commit);
+  proto::AdapterVersion version;
+  version.set_job(run.name());
+  version.set_version(run.head.version);
+  for (int rank : shards_of(run)) {
+    ++run.commits_missing;
+    to_shard(rank, make_message(proto::COMMIT_ADAPTER, version));
+  }
+  ++shard_commits_;
+}
+
+StoredElsewhere Engine::stored_elsewhere(const JobRun& run) const {
+  StoredElsewhere stored{run.head.version, {}, {}};
+  const auto& specs = run.job->method->tensors();
+  for (size_t i = 0; i < specs.size(); ++i) {
+    stored.tensors.push_back({int64_t(i), specs[i].name, specs[i].shape, run.shard_of[i]});
+    stored.moments.push_back(int(moment_count(run.train())));
+  }
+  return stored;
+}
+
+void Engine::take_committed(const Message& message) {
+  const auto header = read_header<proto::AdapterVersion>(message);
+  const auto it = jobs_.find(header.job());
+  if (it == jobs_.end() || !it->second->under_way ||
+      it->second->under_way->head.version != header.version()) {
+    throw failed("rank {} committed version {} of job {}, which was not asked for", message.from,
+                 header.version(), header.job());
+  }
+  JobRun& run = *it->second;
+  if (--run.commits_missing > 0) return;
+  store_.submit(std::move(*run.under_way));
+  run.under_way.reset();
+  --shard_commits_;
+}
+
+void Engine::take_durable() {
+  for (const auto& [name, version, took] : store_.poll()) {
+    JobRun& run = *jobs_.at(name);
+    run.saving = false;
+    run.saved_changes = run.changes_under_way;
+    // An end is told when it is durable.
+    if (run.ended() && !run.unsaved()) tell(JobEvent::Kind::kState, run);
+    if (run.version_under_way > run.saved_version) {
+      run.saved_version = run.version_under_way;
+      proto::AdapterVersion older;
+      older.set_job(name);
+      older.set_version(run.saved_version);
+      if (!own_shard_) {
+        for (int rank : shards_of(run)) to_shard(rank, make_message(proto::RELEASE_VERSIONS, older));
+      }
+    }
+    next_commit_seconds_ = seconds() + 10 * took;
+    note_span("commit", steady_seconds() - took, run);
+    if (run.phase == Phase::kFinishing && !run.unsaved()) fetch(run);
+    if (run.phase == Phase::kWaiting && !stopping_) advance(run);
+    leave_if_done(run);
+  }
+  std::vector<std::function<void()>> done;
+  std::erase_if(waiters_, [&](Waiter& waiter) {
+    for (const auto& [name, changes] : waiter.changes) {
+      if (jobs_.at(name)->saved_changes < changes) return false;
+    }
+    done.push_back(std::move(waiter.done));
+    return true;
+  });
+  for (const auto& call : done) call();
+}
+
+void Engine::when_durable(const std::vector<std::string>& jobs, std::function<void()> done) {
+  Waiter waiter{{}, std::move(done)};
+  for (const std::string& name : jobs) {
+    JobRun& run = known(name);
+    waiter.changes[name] = run.changes;
+    if (run.saved_changes < run.changes) run.urgent = true;
+  }
+  waiters_.push_back(std::move(waiter));
+}
+
+void Engine::changed(JobRun& run) {
+  ++run.changes;
+}
+
+void Engine::add_metric(JobRun& run, std::string line) {
+  metrics_.write(line);
+  run.unsaved_metrics.push_back({next_metric_++, std::move(line)});
+  changed(run);
+}
+
+void Engine::tell(JobEvent::Kind kind, const JobRun& run) {
+  if (on_event_) on_event_({kind, &run});
+}
+
+}  // namespace coppice

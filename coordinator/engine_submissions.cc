@@ -1,0 +1,163 @@
+// How jobs come to the engine and what their users ask of them: submission, waiting for memory, pause,
+// cancel.
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "common/base/error.h"
+#include "coordinator/engine.h"
+
+namespace coppice {
+
+void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> known) {
+  auto owned = std::make_unique<JobRun>();
+  JobRun& run = *owned;
+  const PreparedJob& prepared = *job;
+  run.record.ordinal = known ? known->record.ordinal : options_.first_ordinal++;
+  run.record.name = prepared.spec.name;
+  run.record.keys = prepared.spec.keys;
+  run.record.method = prepared.method->hf_config();
+  run.record.total_steps = prepared.batching->total_steps();
+  run.record.trainable_parameters = prepared.method->trainable_parameters();
+  run.record.backbone = backbone_.path;
+  run.record.backbone_fingerprint = backbone_.fingerprint;
+  run.record.data_fingerprint = prepared.data_fingerprint();
+  run.record.dtype = options_.dtype;
+  run.record.instruction_set = options_.instruction_set;
+  run.job = std::move(job);
+  check_new(*run.job);
+  const std::string name = run.name();
+  jobs_.emplace(name, std::move(owned));
+  if (known && known->head) {
+    run.head = *known->head;
+    run.saved_version = run.head.version;
+  }
+  const bool exported =
+      std::filesystem::exists(options_.output + "/adapters/" + name + "/adapter_config.json");
+  const JobState before = known ? known->record.state : JobState::kRunning;
+  const bool was_done = before == JobState::kDone && exported && run.head.version >= run.record.total_steps;
+  if (was_done || before == JobState::kFailed || before == JobState::kCancelled) {
+    run.record = known->record;
+    run.phase = Phase::kEnded;
+    run.job.reset();
+    return tell(JobEvent::Kind::kState, run);
+  }
+  run.pause_wanted = before == JobState::kPaused;
+  run.known = std::move(known);
+  run.record.state = run.pause_wanted ? JobState::kPaused : JobState::kQueued;
+  changed(run);
+  admit_waiting();
+  if (run.phase == Phase::kQueued) tell(JobEvent::Kind::kState, run);
+}
+
+void Engine::check_new(const PreparedJob& job) const {
+  if (jobs_.contains(job.spec.name))
+    throw invalid("job {}: there is one of that name already", job.spec.name);
+  const FitAnswer answer = fit_on_hosts(options_.hosts, job.spec.name, memory_of(job), {});
+  if (answer.fit == Fit::kNever) throw Error(ErrorCode::kExhausted, answer.message);
+}
+
+int64_t Engine::memory_bytes(const PreparedJob& job) const {
+  return options_.hosts.at(0).job_bytes(memory_of(job));
+}
+
+void Engine::keep(StoredJob job, const std::string& reason) {
+  auto run = std::make_unique<JobRun>();
+  run->record = std::move(job.record);
+  if (job.head) {
+    run->head = *job.head;
+    run->saved_version = run->head.version;
+  }
+  run->phase = Phase::kEnded;
+  if (!reason.empty()) {
+    run->record.state = JobState::kFailed;
+    run->record.reason = reason;
+    changed(*run);
+  }
+  tell(JobEvent::Kind::kState, *run);
+  const std::string name = run->name();
+  jobs_.emplace(name, std::move(run));
+}
+
+void Engine::cancel(const std::string& name) {
+  JobRun& run = known(name);
+  if (run.ended() || run.phase == Phase::kLeaving || run.phase == Phase::kExporting) {
+    throw invalid("job {} is {}; a job that has not ended can be cancelled", name,
+                  job_state_name(run.record.state));
+  }
+  fail(run, "", JobState::kCancelled);
+}
+
+void Engine::pause(const std::string& name) {
+  JobRun& run = known(name);
+  const bool possible = !run.ended() && run.phase != Phase::kLeaving && run.phase != Phase::kExporting &&
+                        run.phase != Phase::kFinishing && run.record.state != JobState::kPaused;
+  if (!possible) {
+    throw invalid("job {} is {}; one that is queued or running can be paused", name,
+                  job_state_name(run.record.state));
+  }
+  run.pause_wanted = true;
+  run.record.state = JobState::kPaused;
+  changed(run);
+  tell(JobEvent::Kind::kState, run);
+}
+
+void Engine::resume(const std::string& name) {
+  JobRun& run = known(name);
+  if (run.record.state != JobState::kPaused) {
+    throw invalid("job {} is {}; one that is paused can be resumed", name, job_state_name(run.record.state));
+  }
+  run.pause_wanted = false;
+  run.record.state = run.phase == Phase::kQueued ? JobState::kQueued : JobState::kRunning;
+  changed(run);
+  tell(JobEvent::Kind::kState, run);
+  if (run.phase == Phase::kPaused) advance(run);
+  admit_waiting();
+}
+
+// In the order of submission; one that must wait does not hold up smaller ones behind it.
+void Engine::admit_waiting() {
+  if (stopping_) return;
+  std::vector<JobRun*> waiting;
+  std::vector<JobMemory> others;
+  for (auto& [name, run] : jobs_) {
+    if (run->phase == Phase::kQueued && !run->pause_wanted) waiting.push_back(run.get());
+    if (run->phase != Phase::kQueued && !run->ended()) others.push_back(memory_of(*run->job));
+  }
+  std::sort(waiting.begin(), waiting.end(),
+            [](const JobRun* a, const JobRun* b) { return a->record.ordinal < b->record.ordinal; });
+  for (JobRun* run : waiting) {
+    const JobMemory wanted = memory_of(*run->job);
+    const FitAnswer answer = fit_on_hosts(options_.hosts, run->name(), wanted, others);
+    if (answer.fit != Fit::kNow) {
+      run->record.reason = answer.message;
+      continue;
+    }
+    others.push_back(wanted);
+    run->record.reason.clear();
+    start(*run);
+  }
+}
+
+void Engine::start(JobRun& run) {
+  run.pipeline = lightest_pipeline();
+  Pipeline& pipeline = pipelines_[size_t(run.pipeline)];
+  ++pipeline.jobs;
+  pipeline.queue.add(run.name(), run.job->spec.priority);
+  run.record.state = JobState::kRunning;
+  changed(run);
+  tell(JobEvent::Kind::kState, run);
+  const auto known = std::exchange(run.known, std::nullopt);
+  if (known && known->head) {
+    add_to_shards(run, known->state);
+  } else if (!run.job->initial.empty()) {
+    ShardState state;
+    state.parameters = std::exchange(run.job->initial, {});
+    add_to_shards(run, std::move(state));
+  } else {
+    initialize(run);
+  }
+}
+
+}  // namespace coppice
