@@ -14,6 +14,7 @@
 
 #include <cmath>
 
+#include "kernels/cpu/bf16_gemm.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/gemm-inl.h"
 
@@ -101,24 +102,98 @@ HWY_INLINE auto seen(const Sight& sight, int v) {
   return hn::And(hn::Ge(column, sight.low), hn::Lt(column, sight.high));
 }
 
-// rows of x [., cols], rounded into scratch in bf16: where to read them, and their stride.
-struct Rows {
-  const float* data;
-  int64_t stride;
-};
-HWY_INLINE Rows rows_of(const float* x, int64_t rows, int64_t cols, int64_t stride, bool bf16,
-                        float* scratch) {
-  if (!bf16) return {x, stride};
-  round_into(x, rows, cols, stride, scratch);
-  return {scratch, cols};
-}
+// The operands of a tile's products, prepared once for all queries that meet it, and the products themselves:
+// in float32 where they stand or transposed, in bfloat16 as packed pairs. An element of a product is one
+// chain in either.
+template <bool kBf16>
+struct Operands;
 
-// The transpose of a tile's rows: [head_dim, kKeys].
-HWY_INLINE void transpose_keys(const float* from, int64_t stride, int64_t count, int64_t head_dim, bool bf16,
-                               float* to) {
-  transpose_into(from, count, head_dim, stride, to, kKeys);
-  if (bf16) round_in_place(to, head_dim, count, kKeys);
-}
+template <>
+struct Operands<false> {
+  // Floats of scratch for a tile of `rows` rows.
+  static int64_t floats(int64_t rows, int64_t size) { return rows * size; }
+
+  // x [rows, size] as the right side of q x': its transpose, [size, kKeys].
+  struct Transposed {
+    const float* data;
+  };
+  static HWY_INLINE Transposed transposed(const float* x, int64_t rows, int64_t size, int64_t stride,
+                                          float* to) {
+    transpose_into(x, rows, size, stride, to, kKeys);
+    return {to};
+  }
+  // x [rows, size] as the right side of p x.
+  struct Across {
+    const float* data;
+    int64_t stride;
+  };
+  static HWY_INLINE Across across(const float* x, int64_t, int64_t, int64_t stride, float*) {
+    return {x, stride};
+  }
+  // x [rows, depth] as a left side.
+  using Left = LeftOperand;
+  static HWY_INLINE Left left(const float* x, int64_t, int64_t, int64_t stride, float*) {
+    return {x, stride, 1};
+  }
+  // The transpose of x [rows, depth] as a left side.
+  static HWY_INLINE Left left_transposed(const float* x, int64_t, int64_t, int64_t stride, float*) {
+    return {x, 1, stride};
+  }
+
+  static HWY_INLINE void scores(int64_t rows, int64_t keys, int64_t size, Left q, Transposed k, float* to) {
+    multiply(rows, keys, size, q, k.data, kKeys, to, kKeys, 1, Store::kOverwrite);
+  }
+  static HWY_INLINE void add(int64_t rows, int64_t size, int64_t depth, Left p, Across x, float* to,
+                             int64_t stride) {
+    multiply(rows, size, depth, p, x.data, x.stride, to, stride, 1, Store::kAccumulate);
+  }
+};
+
+template <>
+struct Operands<true> {
+  static int64_t floats(int64_t rows, int64_t size) {
+    return std::max(rows * pairs_of(size), pairs_of(rows) * size);
+  }
+
+  struct Transposed {
+    const Pair* data;
+  };
+  static HWY_INLINE Transposed transposed(const float* x, int64_t rows, int64_t size, int64_t stride,
+                                          float* to) {
+    Pair* const pairs = reinterpret_cast<Pair*>(to);
+    pack_pairs_transposed(x, rows, size, stride, pairs, kKeys);
+    return {pairs};
+  }
+  struct Across {
+    const Pair* data;
+    int64_t stride;
+  };
+  static HWY_INLINE Across across(const float* x, int64_t rows, int64_t size, int64_t stride, float* to) {
+    Pair* const pairs = reinterpret_cast<Pair*>(to);
+    pack_pairs_across(x, rows, size, stride, pairs, size);
+    return {pairs, size};
+  }
+  using Left = PairsOfRows;
+  static HWY_INLINE Left left(const float* x, int64_t rows, int64_t depth, int64_t stride, float* to) {
+    Pair* const pairs = reinterpret_cast<Pair*>(to);
+    pack_pairs_along(x, rows, depth, stride, pairs, pairs_of(depth));
+    return {pairs, pairs_of(depth), 1};
+  }
+  static HWY_INLINE Left left_transposed(const float* x, int64_t rows, int64_t depth, int64_t stride,
+                                         float* to) {
+    Pair* const pairs = reinterpret_cast<Pair*>(to);
+    pack_pairs_across(x, rows, depth, stride, pairs, depth);
+    return {pairs, 1, depth};
+  }
+
+  static HWY_INLINE void scores(int64_t rows, int64_t keys, int64_t size, Left q, Transposed k, float* to) {
+    multiply_pairs(rows, keys, pairs_of(size), q, k.data, kKeys, to, kKeys, 1, PairStore::kOverwrite);
+  }
+  static HWY_INLINE void add(int64_t rows, int64_t size, int64_t depth, Left p, Across x, float* to,
+                             int64_t stride) {
+    multiply_pairs(rows, size, pairs_of(depth), p, x.data, x.stride, to, stride, 1, PairStore::kAccumulate);
+  }
+};
 
 // Whether each of these queries sees each of a tile's keys, so that nothing need be masked.
 HWY_INLINE bool all_seen(const HeadTask& task, const KeyTile& tile, int64_t query, int64_t rows) {
@@ -182,14 +257,17 @@ HWY_INLINE void softmax_tile(const HeadTask& task, const KeyTile& tile, int64_t 
 
 // Queries [task.begin, task.end) of all heads that share a key head. Keys on the outside: a tile of them is
 // transposed once for all queries; the sums grow in `out` itself.
-void attention_head(const HeadTask& task, float* scratch) {
+template <bool kBf16>
+HWY_INLINE void attend(const HeadTask& task, float* scratch) {
+  using Side = Operands<kBf16>;
   const AttentionItem& item = *task.item;
   const int64_t size = task.head_dim, queries = task.end - task.begin;
   float* const keys = scratch;
   float* const scores = keys + size * kKeys;
-  float* const v_rounded = scores + kQueries * kKeys;
-  float* const q_rounded = v_rounded + kKeys * size;
-  float* const largest = q_rounded + kQueries * size;
+  float* const v_packed = scores + kQueries * kKeys;
+  float* const q_packed = v_packed + Side::floats(kKeys, size);
+  float* const p_packed = q_packed + Side::floats(kQueries, size);
+  float* const largest = p_packed + Side::floats(kQueries, kKeys);
   float* const sums = largest + task.group * queries;
   std::fill_n(largest, task.group * queries, -std::numeric_limits<float>::infinity());
   std::fill_n(sums, task.group * queries, 0.0f);
@@ -199,22 +277,20 @@ void attention_head(const HeadTask& task, float* scratch) {
   for (int64_t t = 0; t < task.tiles(); ++t) {
     const KeyTile tile = task.tile(t);
     if (task.visible(tile, task.begin, queries) == 0) continue;
-    transpose_keys(tile.k, tile.k_stride, tile.count, size, task.bf16, keys);
-    const Rows values = rows_of(tile.v, tile.count, size, tile.v_stride, task.bf16, v_rounded);
+    const auto transposed = Side::transposed(tile.k, tile.count, size, tile.k_stride, keys);
+    const auto values = Side::across(tile.v, tile.count, size, tile.v_stride, v_packed);
     for (int64_t head = 0; head < task.group; ++head) {
       for (int64_t query = task.begin; query < task.end; query += kQueries) {
         const int64_t rows = std::min(kQueries, task.end - query), visible = task.visible(tile, query, rows);
         if (visible == 0) continue;
         const int64_t state = head * queries + query - task.begin;
-        const Rows q = rows_of(f32_row(item.q, query) + task.column(head), rows, size, item.q.stride,
-                               task.bf16, q_rounded);
+        const auto q =
+            Side::left(f32_row(item.q, query) + task.column(head), rows, size, item.q.stride, q_packed);
         float* const out = f32_row(item.out, query) + task.column(head);
-        multiply(rows, visible, size, {q.data, q.stride, 1}, keys, kKeys, scores, kKeys, 1,
-                 Store::kOverwrite);
+        Side::scores(rows, visible, size, q, transposed, scores);
         softmax_tile(task, tile, query, rows, scores, largest + state, sums + state, out, item.out.stride);
-        if (task.bf16) round_in_place(scores, rows, kKeys, kKeys);
-        multiply(rows, size, visible, {scores, kKeys, 1}, values.data, values.stride, out, item.out.stride, 1,
-                 Store::kAccumulate);
+        const auto p = Side::left(scores, rows, visible, kKeys, p_packed);
+        Side::add(rows, size, visible, p, values, out, item.out.stride);
       }
     }
   }
@@ -231,8 +307,12 @@ void attention_head(const HeadTask& task, float* scratch) {
   }
 }
 
+void attention_head(const HeadTask& task, float* scratch) {
+  task.bf16 ? attend<true>(task, scratch) : attend<false>(task, scratch);
+}
+
 int64_t attention_floats(int64_t head_dim, int64_t group, int64_t queries) {
-  return head_dim * (2 * kKeys + kQueries) + kQueries * kKeys + 2 * group * queries;
+  return head_dim * (2 * kKeys + kQueries + 1) + 2 * kQueries * kKeys + 2 * group * queries + kKeys;
 }
 
 // One row of scores and of dout v^T: p, and ds = scale * p * (dp - dout . out). Not seen: 0.
@@ -264,24 +344,26 @@ HWY_INLINE void gradient_tile(const HeadTask& task, const KeyTile& tile, int64_t
       gradient_row<false>(task, sight, log_sum, products[i], scores + i * kKeys, dp + i * kKeys);
     }
   }
-  if (!task.bf16) return;
-  round_in_place(scores, rows, kKeys, kKeys);
-  round_in_place(dp, rows, kKeys, kKeys);
 }
 
 // All queries of all heads that share a key head, for tile after tile of keys: dk and dv of a tile are summed
 // over heads and queries in order and written once, dq grows in place over the tiles.
-void attention_backward_head(const HeadTask& task, float* scratch) {
+template <bool kBf16>
+HWY_INLINE void attend_backward(const HeadTask& task, float* scratch) {
+  using Side = Operands<kBf16>;
   const AttentionItem& item = *task.item;
   const int64_t size = task.head_dim, queries = task.end;
   float* const keys = scratch;
   float* const values = keys + size * kKeys;
-  float* const k_rounded = values + size * kKeys;
-  float* const dk = k_rounded + kKeys * size;
+  float* const k_packed = values + size * kKeys;
+  float* const dk = k_packed + Side::floats(kKeys, size);
   float* const dv = dk + kKeys * size;
-  float* const q_rounded = dv + kKeys * size;
-  float* const dout_rounded = q_rounded + kQueries * size;
-  float* const scores = dout_rounded + kQueries * size;
+  float* const q_left = dv + kKeys * size;
+  float* const q_right = q_left + Side::floats(kQueries, size);
+  float* const g_left = q_right + Side::floats(kQueries, size);
+  float* const g_right = g_left + Side::floats(kQueries, size);
+  float* const p_packed = g_right + Side::floats(kQueries, size);
+  float* const scores = p_packed + Side::floats(kQueries, kKeys);
   float* const dp = scores + kQueries * kKeys;
   float* const products = dp + kQueries * kKeys;  // dout . out
   for (int64_t head = 0; head < task.group; ++head) {
@@ -299,26 +381,25 @@ void attention_backward_head(const HeadTask& task, float* scratch) {
     const KeyTile tile = task.tile(t);
     std::fill_n(dk, kKeys * size, 0.0f);
     std::fill_n(dv, kKeys * size, 0.0f);
-    transpose_keys(tile.k, tile.k_stride, tile.count, size, task.bf16, keys);
-    transpose_keys(tile.v, tile.v_stride, tile.count, size, task.bf16, values);
-    const Rows k = rows_of(tile.k, tile.count, size, tile.k_stride, task.bf16, k_rounded);
+    const auto k_transposed = Side::transposed(tile.k, tile.count, size, tile.k_stride, keys);
+    const auto v_transposed = Side::transposed(tile.v, tile.count, size, tile.v_stride, values);
+    const auto k = Side::across(tile.k, tile.count, size, tile.k_stride, k_packed);
     for (int64_t head = 0; head < task.group; ++head) {
       for (int64_t query = 0; query < queries; query += kQueries) {
         const int64_t rows = std::min(kQueries, queries - query), visible = task.visible(tile, query, rows);
         if (visible == 0) continue;
         const int64_t column = task.column(head);
-        const Rows q =
-            rows_of(f32_row(item.q, query) + column, rows, size, item.q.stride, task.bf16, q_rounded);
-        const Rows g = rows_of(f32_row(task.dout, query) + column, rows, size, task.dout.stride, task.bf16,
-                               dout_rounded);
-        multiply(rows, visible, size, {q.data, q.stride, 1}, keys, kKeys, scores, kKeys, 1,
-                 Store::kOverwrite);
-        multiply(rows, visible, size, {g.data, g.stride, 1}, values, kKeys, dp, kKeys, 1, Store::kOverwrite);
+        const float *const q = f32_row(item.q, query) + column, *const g = f32_row(task.dout, query) + column;
+        const int64_t q_stride = item.q.stride, g_stride = task.dout.stride;
+        Side::scores(rows, visible, size, Side::left(q, rows, size, q_stride, q_left), k_transposed, scores);
+        Side::scores(rows, visible, size, Side::left(g, rows, size, g_stride, g_left), v_transposed, dp);
         gradient_tile(task, tile, query, rows, head, products + head * queries + query, scores, dp);
-        multiply(visible, size, rows, {scores, 1, kKeys}, g.data, g.stride, dv, size, 1, Store::kAccumulate);
-        multiply(visible, size, rows, {dp, 1, kKeys}, q.data, q.stride, dk, size, 1, Store::kAccumulate);
-        multiply(rows, size, visible, {dp, kKeys, 1}, k.data, k.stride, f32_row(task.dq, query) + column,
-                 task.dq.stride, 1, Store::kAccumulate);
+        Side::add(visible, size, rows, Side::left_transposed(scores, rows, visible, kKeys, p_packed),
+                  Side::across(g, rows, size, g_stride, g_right), dv, size);
+        Side::add(visible, size, rows, Side::left_transposed(dp, rows, visible, kKeys, p_packed),
+                  Side::across(q, rows, size, q_stride, q_right), dk, size);
+        Side::add(rows, size, visible, Side::left(dp, rows, visible, kKeys, p_packed), k,
+                  f32_row(task.dq, query) + column, task.dq.stride);
       }
     }
     for (int64_t r = 0; r < tile.count; ++r) {
@@ -328,8 +409,12 @@ void attention_backward_head(const HeadTask& task, float* scratch) {
   }
 }
 
+void attention_backward_head(const HeadTask& task, float* scratch) {
+  task.bf16 ? attend_backward<true>(task, scratch) : attend_backward<false>(task, scratch);
+}
+
 int64_t attention_backward_floats(int64_t head_dim, int64_t group, int64_t queries) {
-  return head_dim * (5 * kKeys + 2 * kQueries) + 2 * kQueries * kKeys + group * queries;
+  return (head_dim + 1) * (5 * kKeys + 4 * kQueries) + 3 * kQueries * kKeys + group * queries;
 }
 
 void rotate_rows(Matrix x, Matrix cos, Matrix sin, int64_t head_dim, bool transposed, int64_t begin,

@@ -169,25 +169,6 @@ HWY_INLINE void transpose_into(const float* HWY_RESTRICT from, int64_t rows, int
   }
 }
 
-// x in place, [rows, cols], as bfloat16 values.
-HWY_INLINE void round_in_place(float* x, int64_t rows, int64_t cols, int64_t stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* const row = x + r * stride;
-    for_columns(cols, [row](int64_t c, auto part)
-                          HWY_ATTR { store(round_to_bfloat16(load(row + c, part)), row + c, part); });
-  }
-}
-
-// from [rows, cols] to `to`, dense, as bfloat16 values.
-HWY_INLINE void round_into(const float* from, int64_t rows, int64_t cols, int64_t stride, float* to) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* const in = from + r * stride;
-    float* const out = to + r * cols;
-    for_columns(cols, [in, out](int64_t c, auto part)
-                          HWY_ATTR { store(round_to_bfloat16(load(in + c, part)), out + c, part); });
-  }
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace coppice
 HWY_AFTER_NAMESPACE();

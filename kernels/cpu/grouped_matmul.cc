@@ -1,7 +1,6 @@
 // Products of adapters: many small ones in one call. c is cut into blocks; a block is one product by
-// gemm-inl.h, whose elements do not know the block they are in, so the cut may follow the machine. In BF16
-// the operands of a block are rounded first and multiplied in float32, which gives the very products of
-// bfloat16 instructions (their sums are float32 too).
+// gemm-inl.h, or in BF16 by bf16_gemm.h, whose elements do not know the block they are in, so the cut may
+// follow the machine.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/grouped_matmul.cc"
@@ -16,25 +15,14 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // scratch: of the size that scratch_floats() says.
-void product_block(const MatmulItem& item, const Block& block, bool bf16, float* scratch) {
+void product_block(const MatmulItem& item, const Block& block, float* scratch) {
   const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols;
-  LeftOperand a;
-  if (item.transpose_a) {
-    a = {item.a.as<float>() + block.row, 1, item.a.stride};
-    if (bf16) round_into(a.data, depth, block.rows, item.a.stride, scratch), a = {scratch, 1, block.rows};
-  } else {
-    a = {f32_row(item.a, block.row), item.a.stride, 1};
-    if (bf16) round_into(a.data, block.rows, depth, item.a.stride, scratch), a = {scratch, depth, 1};
-  }
-  if (bf16) scratch += block.rows * depth;
+  const LeftOperand a = item.transpose_a ? LeftOperand{item.a.as<float>() + block.row, 1, item.a.stride}
+                                         : LeftOperand{f32_row(item.a, block.row), item.a.stride, 1};
   const float* b = item.b.as<float>() + block.column;
   int64_t b_stride = item.b.stride;
   if (item.transpose_b) {
     transpose_into(f32_row(item.b, block.column), block.cols, depth, item.b.stride, scratch, block.cols);
-    if (bf16) round_in_place(scratch, depth, block.cols, block.cols);
-    b = scratch, b_stride = block.cols;
-  } else if (bf16) {
-    round_into(b, depth, block.cols, item.b.stride, scratch);
     b = scratch, b_stride = block.cols;
   }
   multiply(block.rows, block.cols, depth, a, b, b_stride, f32_row(item.c, block.row) + block.column,
@@ -48,6 +36,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "common/base/check.h"
+#include "kernels/cpu/bf16_gemm.h"
 
 namespace coppice {
 namespace {
@@ -57,9 +46,57 @@ HWY_EXPORT(product_block);
 // Enough rows to be worth the transposition of a block of b, enough columns for the widest tile to repeat.
 constexpr Cut kBlock = {128, 240};
 
+constexpr Cut kBf16Block = {256, 240};
+constexpr int64_t kBf16Depth = 256;  // packed at a time, so that it stays in the second-level cache
+
 int64_t scratch_floats(const MatmulItem& item, const Block& block, bool bf16) {
   const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols;
-  return (bf16 ? block.rows * depth : 0) + (bf16 || item.transpose_b ? block.cols * depth : 0);
+  if (bf16) {
+    const int64_t packed = pairs_of(std::min(depth, kBf16Depth)) * (block.rows + block.cols);
+    return packed + (depth > kBf16Depth ? block.rows * block.cols : 0);
+  }
+  return item.transpose_b ? block.cols * depth : 0;
+}
+
+// scratch: of the size that scratch_floats() says. A depth that is packed in parts has its sums aside until
+// the last.
+void product_block_bf16(const MatmulItem& item, const Block& block, float* scratch) {
+  const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols, rows = block.rows, cols = block.cols;
+  Pair* const a = reinterpret_cast<Pair*>(scratch);
+  Pair* const b = a + pairs_of(std::min(depth, kBf16Depth)) * rows;
+  float* const sums = reinterpret_cast<float*>(b + pairs_of(std::min(depth, kBf16Depth)) * cols);
+  float* const c = f32_row(item.c, block.row) + block.column;
+  const PairStore last = item.accumulate ? PairStore::kAccumulate : PairStore::kOverwrite;
+  for (int64_t k = 0; k < depth || k == 0; k += kBf16Depth) {
+    const int64_t part = std::min(kBf16Depth, depth - k), pairs = pairs_of(part);
+    PairsOfRows left = {a, pairs, 1};
+    if (item.transpose_a) {
+      pack_pairs_across(f32_row(item.a, k) + block.row, part, rows, item.a.stride, a, rows);
+      left = {a, 1, rows};
+    } else {
+      pack_pairs_along(f32_row(item.a, block.row) + k, rows, part, item.a.stride, a, pairs);
+    }
+    if (item.transpose_b) {
+      pack_pairs_transposed(f32_row(item.b, block.column) + k, cols, part, item.b.stride, b, cols);
+    } else {
+      pack_pairs_across(f32_row(item.b, k) + block.column, part, cols, item.b.stride, b, cols);
+    }
+    if (depth <= kBf16Depth) {
+      multiply_pairs(rows, cols, pairs, left, b, cols, c, item.c.stride, item.alpha, last);
+    } else {
+      multiply_pairs(rows, cols, pairs, left, b, cols, sums, cols, 1,
+                     k == 0 ? PairStore::kOverwrite : PairStore::kGoOn);
+    }
+  }
+  if (depth <= kBf16Depth) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    float *const to = c + r * item.c.stride, *const from = sums + r * cols;
+    if (item.accumulate) {
+      for (int64_t i = 0; i < cols; ++i) to[i] += item.alpha * from[i];
+    } else {
+      for (int64_t i = 0; i < cols; ++i) to[i] = item.alpha * from[i];
+    }
+  }
 }
 
 void check_item(const MatmulItem& item) {
@@ -81,7 +118,7 @@ void CpuBackend::grouped_matmul(std::span<const MatmulItem> items, DType compute
     check_item(item);
     outputs.push_back(item.c);
   }
-  const BlockPlan plan = plan_blocks(outputs, kBlock);
+  const BlockPlan plan = plan_blocks(outputs, bf16 ? kBf16Block : kBlock);
   int64_t floats = 0;
   for (size_t task = 0; task < plan.tasks.size(); ++task) {
     plan.run(int64_t(task), outputs, [&](int64_t item, const Block& block) {
@@ -92,7 +129,11 @@ void CpuBackend::grouped_matmul(std::span<const MatmulItem> items, DType compute
   pool().parallel_for(int64_t(plan.tasks.size()), [&](int64_t task, int worker) {
     float* const own = reinterpret_cast<float*>(scratch.data()) + floats * worker;
     plan.run(task, outputs, [&](int64_t item, const Block& block) {
-      HWY_DYNAMIC_DISPATCH(product_block)(items[size_t(item)], block, bf16, own);
+      if (bf16) {
+        product_block_bf16(items[size_t(item)], block, own);
+      } else {
+        HWY_DYNAMIC_DISPATCH(product_block)(items[size_t(item)], block, own);
+      }
     });
   });
 }

@@ -1,0 +1,48 @@
+#pragma once
+// Products of bfloat16 with float32 sums on the processor's own instructions (VDPBF16PS), for the thin
+// products of adapters and the tiles of attention in bf16 mode, which exists on processors with AVX512_BF16
+// alone (Projections::bf16_unsupported). Frozen projections are oneDNN's.
+//
+// Operands are packed first: two values that follow each other along the summed dimension make a Pair,
+// rounded to nearest even (denormals become zero, here and in the sums). An odd depth ends with a pair whose
+// second half is zero. Every element of a product is one chain over its pairs ascending, whatever the tile,
+// the position or the neighbours it is computed with: the promise of gemm-inl.h.
+//
+// Thread: any; pure functions. Nothing is thrown.
+
+#include <cstdint>
+
+namespace coppice {
+
+using Pair = uint32_t;  // the earlier value in the low half
+
+inline int64_t pairs_of(int64_t depth) {
+  return (depth + 1) / 2;
+}
+
+// `from` is [rows, cols] with rows `stride` apart. Each to[...] is a pair (first, second):
+// along: pairs of columns, to[r * to_stride + c] = (from(r, 2c), from(r, 2c + 1)).
+void pack_pairs_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                      int64_t to_stride);
+// across: pairs of rows, to[r * to_stride + c] = (from(2r, c), from(2r + 1, c)).
+void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                       int64_t to_stride);
+// transposed: pairs of columns, down the columns: to[c * to_stride + r] = (from(r, 2c), from(r, 2c + 1)).
+void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                           int64_t to_stride);
+
+// Pair k of row i at data[i * row + k * depth].
+struct PairsOfRows {
+  const Pair* data;
+  int64_t row, depth;
+};
+
+// What becomes of a product: c = alpha a b; c += alpha a b; or c goes on as its chains' beginning, so that a
+// depth may be cut anywhere: c = alpha (c + a b), every chain as if it had never been cut (for alpha 1).
+enum class PairStore { kOverwrite, kAccumulate, kGoOn };
+
+// c [rows, cols], over `pairs` pairs; b[k * b_stride + column].
+void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
+                    float* c, int64_t c_stride, float alpha, PairStore store);
+
+}  // namespace coppice
