@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 
+import bits
 import pytest
 from job_files import ROOT, Files
 
@@ -34,3 +35,28 @@ def coppice(program):
 def files(tmp_path):
     """A folder with a job file of one job of two steps, changed by edit before it is written."""
     return Files(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bits") / "backbone"
+    bits.write_backbone(folder)
+    return folder
+
+
+@pytest.fixture
+def runs(program, backbone, tmp_path):
+    return bits.Runs(program, backbone, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def alone(program, backbone, tmp_path_factory):
+    """The tensors of each subject by itself, in one process and one stage, with one thread; by dtype and name."""
+    runs = bits.Runs(program, backbone, tmp_path_factory.mktemp("alone"))
+    tensors = {}
+    for dtype in ("float32", "bfloat16"):
+        for entry in bits.SUBJECTS:
+            runs.run(f"{dtype}-{entry['name']}", [entry], "--threads", 1, "--dtype", dtype)
+            tensors[dtype, entry["name"]] = runs.tensors(f"{dtype}-{entry['name']}", [entry])[entry["name"]]
+    assert None not in tensors.values()
+    return tensors
