@@ -3,12 +3,16 @@
 #include <hwy/targets.h>
 
 #include "common/base/error.h"
+#include "kernels/cpu/bf16_linear.h"
 #include "kernels/cpu/projections.h"
 
 namespace coppice {
 
 CpuBackend::CpuBackend(ThreadPool& pool)
-    : HostBackend("cpu", pool), projections_(std::make_unique<Projections>(*this, pool)) {}
+    : HostBackend("cpu", pool), projections_(std::make_unique<Projections>(*this, pool)) {
+  if (!projections_->bf16_unsupported() && !Projections::has_amx())
+    bf16_projections_ = std::make_unique<Bf16Projections>(*this, pool);
+}
 
 CpuBackend::~CpuBackend() = default;
 

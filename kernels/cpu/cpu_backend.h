@@ -5,9 +5,8 @@
 // promised bits:
 //
 // - matmul.cc      a frozen projection runs in row tiles of one fixed size through one primitive (design,
-// section 4);
-//                  grouped products run in blocks of c through gemm-inl.h, whose elements do not know their
-//                  block.
+//                  section 4); in bfloat16 without AMX through bf16_gemm.h, whose elements do not know their
+//                  tile. Grouped products run in blocks of c through gemm-inl.h or bf16_gemm.h.
 // - attention.cc   tiles of queries and keys; a task is one key head of one item.
 // - the others     a task is a block of rows, or of columns where rows are summed.
 //
@@ -27,6 +26,7 @@
 
 namespace coppice {
 
+class Bf16Projections;
 class Projections;  // oneDNN's side of matmul.cc
 
 class CpuBackend final : public HostBackend {
@@ -108,6 +108,7 @@ class CpuBackend final : public HostBackend {
   }
 
   std::unique_ptr<Projections> projections_;
+  std::unique_ptr<Bf16Projections> bf16_projections_;  // null where bfloat16 is oneDNN's, or nobody's
 };
 
 // pool outlives the backend.

@@ -10,6 +10,7 @@
 
 #include "common/base/check.h"
 #include "common/base/error.h"
+#include "kernels/cpu/bf16_linear.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/projections.h"
@@ -313,6 +314,10 @@ std::string Projections::instruction_set() {
   }
 }
 
+bool Projections::has_amx() {
+  return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
+}
+
 // Below AVX-512 with bf16 instructions oneDNN has none or only imitates them, slower than float32.
 std::optional<std::string> Projections::bf16_unsupported() const {
   const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
@@ -357,14 +362,17 @@ void Projections::backward(const FrozenWeight& weight, Matrix dy, Matrix dx, boo
 
 std::unique_ptr<FrozenWeight> CpuBackend::prepare_weight(const TensorView& weight, DType compute) {
   CHECK(!unsupported(compute));
+  if (compute == DType::kBF16 && bf16_projections_) return bf16_projections_->prepare(weight);
   return projections_->prepare(weight, compute);
 }
 
 void CpuBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
+  if (Bf16Projections::made(weight)) return bf16_projections_->forward(weight, x, bias, y);
   projections_->forward(weight, x, bias, y);
 }
 
 void CpuBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
+  if (Bf16Projections::made(weight)) return bf16_projections_->backward(weight, dy, dx, accumulate);
   projections_->backward(weight, dy, dx, accumulate);
 }
 

@@ -1,9 +1,10 @@
 #pragma once
-// Frozen projections through oneDNN, the only place that knows it. A weight is cut into blocks of columns of
-// the product and packed once, as oneDNN likes it; a product runs in tiles of a fixed number of rows, and a
-// task of the pool is one call of one primitive on one (row tile, column block). Tile, block and primitive
-// depend on (inputs, outputs, dtype) alone, the last tile is filled up with zero rows, and the library never
-// threads by itself: so a row's bits know neither its neighbours nor the threads (design, section 4).
+// Frozen projections through oneDNN, the only place that knows it (bfloat16 without AMX is bf16_linear.h's).
+// A weight is cut into blocks of columns of the product and packed once, as oneDNN likes it; a product runs
+// in tiles of a fixed number of rows, and a task of the pool is one call of one primitive on one (row tile,
+// column block). Tile, block and primitive depend on (inputs, outputs, dtype) alone, the last tile is filled
+// up with zero rows, and the library never threads by itself: so a row's bits know neither its neighbours nor
+// the threads (design, section 4).
 //
 // The backward dx = dy W has blocks of its own, packed from the forward's on first use: forward-only programs
 // never pay for them.
@@ -24,6 +25,7 @@ class Projections {
   ~Projections();
 
   static std::string instruction_set();                 // oneDNN's name for what it uses
+  static bool has_amx();                                // and oneDNN uses it
   std::optional<std::string> bf16_unsupported() const;  // why, if so
 
   std::unique_ptr<FrozenWeight> prepare(const TensorView& weight, DType compute);
