@@ -185,12 +185,13 @@ void expect_close(const Array& actual, const Array& expected, double tolerance, 
   }
 }
 
-void expect_close(const Results& actual, const Results& expected, double tolerance, double magnitude) {
+void expect_close(const Results& actual, const Results& expected, double tolerance,
+                  const std::vector<double>& magnitudes) {
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
     for (size_t o = 0; o < actual[i].size(); ++o) {
       expect_close(actual[i][o], expected[i][o], tolerance, fmt::format("item {} operand {}", i, o),
-                   magnitude);
+                   o < magnitudes.size() ? magnitudes[o] : 0);
     }
   }
 }

@@ -65,7 +65,8 @@ struct Operator {
   std::function<Item(Size, Random&)> make;
   std::function<void(Backend&, std::span<const Placed>)> run;
   double tolerance = 0;
-  double magnitude = 0;  // of terms that may cancel in all of an output: errors are measured against no less
+  // By operand, of terms that may cancel in all of an output: errors are measured against no less. Empty: 0.
+  std::vector<double> magnitudes;
   bool grouped = false;
   bool spreads_nan = false;        // within an item
   bool flushes_denormals = false;  // bfloat16 products of processors take and give denormals as zero
@@ -87,6 +88,7 @@ void expect_equal_bits(const Results& actual, const Results& expected);
 // where infinite.
 void expect_close(const Array& actual, const Array& expected, double tolerance, const std::string& what,
                   double magnitude = 0);
-void expect_close(const Results& actual, const Results& expected, double tolerance, double magnitude = 0);
+void expect_close(const Results& actual, const Results& expected, double tolerance,
+                  const std::vector<double>& magnitudes = {});
 
 }  // namespace coppice::contract

@@ -90,8 +90,9 @@ Operator forward(const Variant& variant, DType compute) {
 Operator backward(const Variant& variant, DType compute) {
   Operator op = forward(variant, compute);
   op.name = "attention_backward_" + variant.name + (compute == DType::kF32 ? "_f32" : "_bf16");
-  op.magnitude =
-      variant.scale;  // dq and dk of a query with one key are zero, but for rounding: dk's of q's size
+  // dq and dk of a query with one key are zero, but for rounding; what cancels in dk is of q's size.
+  op.magnitudes.assign(kDprefixV + 1, 1);
+  op.magnitudes[kDk] = op.magnitudes[kDprefixK] = variant.scale;
   op.make = [=](Size size, Random& random) -> Item {
     const int64_t width = variant.heads * size.cols, kv = variant.kv_heads * size.cols;
     Item item = make_forward(variant, size, random);

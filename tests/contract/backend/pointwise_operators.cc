@@ -8,10 +8,10 @@ using Run = std::function<void(Backend&, std::span<const Placed>)>;
 using Make = std::function<Item(Size, Random&)>;
 
 Operator grouped(const std::string& name, Make make, Run run) {
-  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, 0, true};
+  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, {}, true};
 }
 Operator single(const std::string& name, Make make, Run run) {
-  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, 0, false};
+  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, {}, false};
 }
 
 // inputs arrays of rows, values up to scale, and one row output.
