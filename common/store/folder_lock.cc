@@ -5,12 +5,27 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "common/base/error.h"
 
 namespace coppice {
 namespace {
+
+// A process that was killed lets go when its memory is given back, which takes a while where it had much.
+constexpr auto kPatience = std::chrono::seconds(2);
+constexpr auto kPause = std::chrono::milliseconds(10);
+
+bool try_lock(int fd) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(kPause);
+  }
+  return true;
+}
 
 Error refused(int fd, const std::string& path, int reason) {
   if (fd >= 0) ::close(fd);
@@ -26,7 +41,7 @@ FolderLock::FolderLock(const std::string& folder) {
   const std::string path = folder + "/OWNER";
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) throw refused(fd_, path, errno);
-  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+  if (!try_lock(fd_)) {
     if (errno != EWOULDBLOCK) throw refused(fd_, path, errno);
     char text[32] = {};
     const bool known = ::pread(fd_, text, sizeof text - 1, 0) > 0;

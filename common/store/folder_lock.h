@@ -1,7 +1,8 @@
 #pragma once
 // Keeps other processes out of a folder, and tells them who holds it: a file OWNER with the process id,
-// locked by the system, which lets go of it when the process dies, however it dies. Thread: any. Errors:
-// kBusy naming the folder and the process id; kInvalid, kExhausted where OWNER cannot be written.
+// locked by the system, which lets go of it when the process dies, however it dies. One that has it is waited
+// for, two seconds: it may be dying. Thread: any. Errors: kBusy naming the folder and the process id; kInvalid,
+// kExhausted where OWNER cannot be written.
 
 #include <string>
 

@@ -25,6 +25,7 @@ int ranks_on_this_host(int size) {
 }  // namespace
 
 struct Launch::Mpi {
+  std::unique_ptr<Rank> rank;  // of one that follows; goes last: what is being sent may lie in its memory
   MpiRuntime runtime;
   std::unique_ptr<Transport> transport = runtime.transport();
 };
@@ -55,9 +56,9 @@ bool Launch::leads() const {
 // Signals are for the coordinator: it stops in order and sends this rank home.
 int Launch::follow() {
   for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, SIG_IGN);
-  Rank rank(*mpi_->transport);
-  while (!rank.stopped()) {
-    if (!rank.poll()) std::this_thread::sleep_for(kIdle);
+  mpi_->rank = std::make_unique<Rank>(*mpi_->transport);
+  while (!mpi_->rank->stopped()) {
+    if (!mpi_->rank->poll()) std::this_thread::sleep_for(kIdle);
   }
   return EXIT_SUCCESS;
 }
