@@ -184,6 +184,9 @@ class Backend {
   virtual std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) = 0;  // [out, in]
   // y = x W^T + bias;  x [rows, in], bias F32 [1, out] or empty, y [rows, out].
   virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) = 0;
+  // The same for decoding, where one row comes at a time: a device may have a smaller tile for few rows. What it gives a row
+  // then depends on that row and on whether there are few, and its bits need not be those of linear().
+  virtual void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) { linear(weight, x, bias, y); }
   // dx = dy W, or dx += dy W.
   virtual void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) = 0;
   virtual void grouped_matmul(std::span<const MatmulItem> items, DType compute) = 0;

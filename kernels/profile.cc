@@ -104,6 +104,11 @@ void ProfiledBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, 
           {product_bytes(weight, x, y, false), product_flops(weight, x.rows)},
           [&] { device_->linear(weight, x, bias, y); });
 }
+void ProfiledBackend::linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
+  measure(fmt::format("linear_decoding {} to {}", weight.in(), weight.out()),
+          {product_bytes(weight, x, y, false), product_flops(weight, x.rows)},
+          [&] { device_->linear_decoding(weight, x, bias, y); });
+}
 void ProfiledBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
   measure(fmt::format("linear_backward {} to {}", weight.out(), weight.in()),
           {product_bytes(weight, dy, dx, accumulate), product_flops(weight, dy.rows)},

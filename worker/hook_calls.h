@@ -68,6 +68,10 @@ class HookCalls final : public HookContext {
         rows_(rows),
         store_(store) {}
 
+  // Decoding: projections take few rows at a time (Backend::linear_decoding).
+  void set_decoding() { decoding_ = true; }
+  bool decoding() const { return decoding_; }
+
   // --- what takes part
   bool wants_input(const Module& module) const { return any(input(module)); }
   bool wants_output(const Module& module) const { return any(output(module)); }
@@ -117,6 +121,7 @@ class HookCalls final : public HookContext {
   const PackUses& uses_;
   int64_t layer_, rows_;
   HookStore* store_;
+  bool decoding_ = false;
   std::vector<HookUse> selected_;
   std::vector<Rows> scratch_;
 };

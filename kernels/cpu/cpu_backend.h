@@ -41,6 +41,7 @@ class CpuBackend final : public HostBackend {
   // matmul.cc
   std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) override;
   void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
+  void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
   void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override;
   // grouped_matmul.cc
   void grouped_matmul(std::span<const MatmulItem> items, DType compute) override;

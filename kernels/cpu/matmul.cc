@@ -43,6 +43,7 @@ class OneThread {
 int64_t tile_rows(DType compute) {
   return compute == DType::kF32 ? 64 : 128;
 }
+constexpr int64_t kFewRows = 4;  // a tile of decoding: what it takes is the reading of the weight
 int64_t widest_block(DType compute) {
   return compute == DType::kF32 ? 512 : 1024;
 }
@@ -60,11 +61,13 @@ struct Tile {
 struct TileKey {
   int64_t depth, cols, stride;
   DType compute;
-  bool accumulate;
+  bool accumulate = false;
+  bool few = false;  // rows
   bool operator<(const TileKey& other) const {
-    return std::tie(depth, cols, stride, compute, accumulate) <
-           std::tie(other.depth, other.cols, other.stride, other.compute, other.accumulate);
+    return std::tie(depth, cols, stride, compute, accumulate, few) <
+           std::tie(other.depth, other.cols, other.stride, other.compute, other.accumulate, other.few);
   }
+  int64_t rows() const { return few ? kFewRows : tile_rows(compute); }
 };
 
 // A weight packed for products in one direction, [depth, cols] as the product sees it.
@@ -121,14 +124,14 @@ struct Projections::State {
     for (int i = 0; i < pool.threads(); ++i) streams.emplace_back(engine);
   }
 
-  // A primitive that accumulates reads the weight as the other packed it.
+  // A primitive that accumulates or takes few rows reads the weight as the first one packed it.
   Tile make_tile(const TileKey& key) {
     const OneThread one;
-    const int64_t rows = tile_rows(key.compute);
+    const int64_t rows = key.rows();
     const memory::desc source({rows, key.depth}, dnnl_type(key.compute), memory::dims{key.depth, 1});
     const memory::desc any({key.depth, key.cols}, dnnl_type(key.compute), memory::format_tag::any);
     const memory::desc weight =
-        key.accumulate ? tile({key.depth, key.cols, key.stride, key.compute, false}).weight : any;
+        key.accumulate || key.few ? tile({key.depth, key.cols, key.stride, key.compute}).weight : any;
     const memory::desc target({rows, key.cols}, memory::data_type::f32, memory::dims{key.stride, 1});
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -148,8 +151,8 @@ struct Projections::State {
     try {
       return tiles.emplace(key, make_tile(key)).first->second;
     } catch (const dnnl::error& e) {
-      throw failed("oneDNN has no product [{}, {}] x [{}, {}] in {}: {}", tile_rows(key.compute), key.depth,
-                   key.depth, key.cols, dtype_name(key.compute), e.what());
+      throw failed("oneDNN has no product [{}, {}] x [{}, {}] in {}: {}", key.rows(), key.depth, key.depth,
+                   key.cols, dtype_name(key.compute), e.what());
     }
   }
 
@@ -180,12 +183,12 @@ struct Projections::State {
                     const Read& read) {
     PackedWeight weight{depth, cols, cut_columns(cols, compute)};
     for (auto& column : weight.columns) {
-      column.packed = backend.allocate(tile({depth, column.cols, cols, compute, false}).weight.get_size());
+      column.packed = backend.allocate(tile({depth, column.cols, cols, compute}).weight.get_size());
     }
     for_each(int64_t(weight.columns.size()), [&](int64_t i, int worker) {
       auto& column = weight.columns[size_t(i)];
       const memory::desc plain({depth, column.cols}, dnnl_type(compute), strides);
-      const Tile& to = tiles.at({depth, column.cols, cols, compute, false});
+      const Tile& to = tiles.at({depth, column.cols, cols, compute});
       reorder(plain, read(column.begin, column.cols, worker), to.weight, column.packed.data(), worker);
     });
     return weight;
@@ -198,7 +201,7 @@ struct Projections::State {
     const Buffer plain = backend.allocate(size_t(out * in) * size);
     for_each(int64_t(weight.forward.columns.size()), [&](int64_t i, int worker) {
       const auto& column = weight.forward.columns[size_t(i)];
-      const Tile& from = tiles.at({in, column.cols, out, weight.compute, false});
+      const Tile& from = tiles.at({in, column.cols, out, weight.compute});
       const memory::desc rows({in, column.cols}, dnnl_type(weight.compute), memory::dims{1, in});
       reorder(from.weight, column.packed.data(), rows, plain.data() + size_t(column.begin * in) * size,
               worker);
@@ -207,7 +210,8 @@ struct Projections::State {
                 [&](int64_t begin, int64_t, int) { return plain.data() + size_t(begin) * size; });
   }
 
-  void multiply(const PackedWeight& weight, DType compute, Matrix x, Matrix bias, Matrix y, bool accumulate);
+  void multiply(const PackedWeight& weight, DType compute, Matrix x, Matrix bias, Matrix y, bool accumulate,
+                bool few);
 };
 
 // A task's input tile: where the rows stand if they can be used there, else a copy, rounded and filled up
@@ -232,16 +236,19 @@ static void copy_floats(const Matrix& from, const Matrix& to) {
 }
 
 void Projections::State::multiply(const PackedWeight& weight, DType compute, Matrix x, Matrix bias, Matrix y,
-                                  bool accumulate) {
+                                  bool accumulate, bool few) {
   CHECK(x.dtype == DType::kF32 && y.dtype == DType::kF32 && x.rows == y.rows);
   CHECK(x.cols == weight.depth && y.cols == weight.cols);
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == y.cols && bias.dtype == DType::kF32));
-  const int64_t rows = tile_rows(compute), row_tiles = (x.rows + rows - 1) / rows;
+  const auto key_of = [&](const PackedWeight::Column& column) {
+    return TileKey{weight.depth, column.cols, weight.cols, compute, accumulate, few};
+  };
+  const int64_t rows = few ? kFewRows : tile_rows(compute), row_tiles = (x.rows + rows - 1) / rows;
   const int64_t column_count = int64_t(weight.columns.size());
   const bool in_place = x.rows % rows == 0 && y.stride == weight.cols;
   size_t scratch_bytes = 0;
   for (const auto& column : weight.columns) {
-    const Tile& one = tile({weight.depth, column.cols, weight.cols, compute, accumulate});
+    const Tile& one = tile(key_of(column));
     scratch_bytes = std::max(scratch_bytes, one.scratch.get_size());
   }
   const size_t input_bytes = size_t(rows * weight.depth) * dtype_size(compute);
@@ -252,7 +259,7 @@ void Projections::State::multiply(const PackedWeight& weight, DType compute, Mat
   const auto run_block = [&](const Matrix& tile_y, const void* input, int64_t row_count, size_t i,
                              std::byte* scratch, std::byte* output, int worker) {
     const auto& column = weight.columns[i];
-    const Tile& one = tiles.at({weight.depth, column.cols, weight.cols, compute, accumulate});
+    const Tile& one = tiles.at(key_of(column));
     const Matrix target = tile_y.column_range(column.begin, column.cols);
     const bool direct = row_count == rows && y.stride == weight.cols;
     const Matrix aside = {output, DType::kF32, row_count, column.cols, weight.cols};
@@ -349,7 +356,12 @@ std::unique_ptr<FrozenWeight> Projections::prepare(const TensorView& weight, DTy
 
 void Projections::forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
   const auto& w = static_cast<const CpuWeight&>(weight);
-  state_->multiply(w.forward, w.compute, x, bias, y, false);
+  state_->multiply(w.forward, w.compute, x, bias, y, false, false);
+}
+
+void Projections::decode(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
+  const auto& w = static_cast<const CpuWeight&>(weight);
+  state_->multiply(w.forward, w.compute, x, bias, y, false, x.rows <= kFewRows);
 }
 
 void Projections::backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
@@ -357,7 +369,7 @@ void Projections::backward(const FrozenWeight& weight, Matrix dy, Matrix dx, boo
   // it.
   auto& w = const_cast<CpuWeight&>(static_cast<const CpuWeight&>(weight));
   if (w.backward.columns.empty()) w.set_backward(state_->pack_backward(w));
-  state_->multiply(w.backward, w.compute, dy, {}, dx, accumulate);
+  state_->multiply(w.backward, w.compute, dy, {}, dx, accumulate, false);
 }
 
 std::unique_ptr<FrozenWeight> CpuBackend::prepare_weight(const TensorView& weight, DType compute) {
@@ -369,6 +381,11 @@ std::unique_ptr<FrozenWeight> CpuBackend::prepare_weight(const TensorView& weigh
 void CpuBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
   if (Bf16Projections::made(weight)) return bf16_projections_->forward(weight, x, bias, y);
   projections_->forward(weight, x, bias, y);
+}
+
+void CpuBackend::linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
+  if (Bf16Projections::made(weight)) return bf16_projections_->forward(weight, x, bias, y);
+  projections_->decode(weight, x, bias, y);
 }
 
 void CpuBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {

@@ -31,6 +31,8 @@ class Projections {
   std::unique_ptr<FrozenWeight> prepare(const TensorView& weight, DType compute);
   // y = x W^T + bias; bias may be empty.
   void forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y);
+  // The same, in a small tile where there are few rows, whose bits are not those of forward().
+  void decode(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y);
   // dx = dy W, or dx += dy W.
   void backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate);
 

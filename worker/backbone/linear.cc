@@ -15,12 +15,16 @@ Projection::Projection(Backend& backend, const BackboneWeights& weights, const M
 }
 
 void Projection::forward(HookCalls& hooks, Matrix x, Matrix y) const {
+  const auto product = [&](Matrix input) {
+    if (hooks.decoding()) return hooks.backend().linear_decoding(*weight_, input, bias_.matrix, y);
+    hooks.backend().linear(*weight_, input, bias_.matrix, y);
+  };
   if (hooks.wants_input(module_)) {
     const Rows changed = copy_of(hooks.backend(), x);
     hooks.projection_input(module_, changed.matrix);
-    hooks.backend().linear(*weight_, changed.matrix, bias_.matrix, y);
+    product(changed.matrix);
   } else {
-    hooks.backend().linear(*weight_, x, bias_.matrix, y);
+    product(x);
   }
   hooks.projection_output(module_, x, y);
 }

@@ -40,6 +40,19 @@ Operator linear(DType compute, DType stored, bool bias) {
   return op;
 }
 
+// Few rows alone: what a row is given may depend on whether there are few.
+Operator linear_decoding(DType compute) {
+  Operator op = linear(compute, DType::kF32, true);
+  op.name = "linear_decoding" + suffix(compute);
+  op.sizes = {{1, 1}, {1, 64}, {2, 33}, {3, 7}, {4, 255}, {4, 1000}, {2, 2049}};
+  op.run = [=](Backend& backend, std::span<const Placed> items) {
+    const Placed& item = items[0];
+    const auto weight = backend.prepare_weight((*item.host)[2].array.view(), compute);
+    backend.linear_decoding(*weight, item[0], item[3], item[1]);
+  };
+  return op;
+}
+
 Operator linear_backward(DType compute, bool accumulate) {
   Operator op;
   op.name = "linear_backward" + suffix(compute) + (accumulate ? "_accumulate" : "");
@@ -89,9 +102,13 @@ Operator grouped(DType compute, bool transpose_a, bool transpose_b, bool accumul
 }  // namespace
 
 std::vector<Operator> matmul_operators(DType compute) {
-  std::vector<Operator> all = {linear(compute, DType::kF32, false),  linear(compute, DType::kF32, true),
-                               linear(compute, DType::kBF16, false), linear(compute, DType::kF16, true),
-                               linear_backward(compute, false),      linear_backward(compute, true)};
+  std::vector<Operator> all = {linear(compute, DType::kF32, false),
+                               linear(compute, DType::kF32, true),
+                               linear(compute, DType::kBF16, false),
+                               linear(compute, DType::kF16, true),
+                               linear_backward(compute, false),
+                               linear_backward(compute, true),
+                               linear_decoding(compute)};
   for (int variant = 0; variant < 8; ++variant) {
     all.push_back(grouped(compute, (variant & 1) != 0, (variant & 2) != 0, (variant & 4) != 0));
   }
