@@ -83,11 +83,17 @@ class RankedRun:
         return status
 
     def wait_for_steps(self, count):
-        """Until so many lines of metrics are there, or the run has ended."""
-        metrics = self.output / "metrics.jsonl"
-        while self.mpirun.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= count):
+        """Until so many lines of metrics are there; the run must not end before."""
+        while self.mpirun.poll() is None and self.steps() < count:
             time.sleep(0.01)
         assert self.mpirun.poll() is None, self.text()
+
+    def steps(self):
+        metrics = self.output / "metrics.jsonl"
+        return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+    def processes(self):
+        return processes(self.output)
 
     def text(self):
         return pathlib.Path(self.stderr.name).read_text()
