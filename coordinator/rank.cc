@@ -50,9 +50,7 @@ void Rank::take(Message message) {
   if (message.kind == proto::CONFIGURE) return configure(message);
   if (stage_worker_) return stage_worker_->take(std::move(message));
   if (!shard_worker_) throw invalid("message of kind {} came before this rank was configured", message.kind);
-  const double begin = steady_seconds();
   shard_worker_->take(message);
-  if (message.kind == proto::UPDATE_ADAPTER) trace_.add("update", begin, steady_seconds());
 }
 
 bool Rank::work() {
@@ -78,7 +76,8 @@ void Rank::configure(const Message& message) {
     become_stage(request.stage(), answer);
   } else if (request.has_shard()) {
     store_ = open_rocksdb(request.shard().store());
-    shard_worker_ = std::make_unique<ShardWorker>(transport_, *device_->backend, kCoordinator, store_.get());
+    shard_worker_ =
+        std::make_unique<ShardWorker>(transport_, *device_->backend, kCoordinator, store_.get(), &trace_);
   } else {
     throw invalid("this rank is to be neither a stage nor a shard");
   }

@@ -259,6 +259,13 @@ bool MpiRuntime::launched() {
   return false;
 }
 
+int MpiRuntime::launched_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const char* value = std::getenv(name); value && *value) return std::atoi(value);
+  }
+  return 0;
+}
+
 MpiRuntime::MpiRuntime() : state_(std::make_unique<State>()) {
   int provided = MPI_THREAD_SINGLE;
   check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread", 0);

@@ -13,7 +13,8 @@ namespace coppice {
 
 class MpiRuntime {
  public:
-  static bool launched();  // by mpirun or srun, from the environment they set; calls no MPI
+  static bool launched();      // by mpirun or srun, from the environment they set; calls no MPI
+  static int launched_rank();  // in the same way; 0 where nothing is said
 
   MpiRuntime();
   ~MpiRuntime();  // leaves MPI when all ranks do; after abort() never reached

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "common/base/error.h"
+#include "common/transport/mpi.h"
 #include "coordinator/cli/bench.h"
 #include "coordinator/cli/control.h"
 #include "coordinator/cli/generate.h"
@@ -97,6 +98,7 @@ class Program {
     } catch (const CLI::Success& success) {
       return app_.exit(success);
     } catch (const CLI::ParseError& error) {
+      if (MpiRuntime::launched_rank() > 0) return 0;  // all ranks find the same; one says it
       std::fprintf(stderr, "coppice: %s (coppice --help lists commands and options)\n", error.what());
       return kBadInput;
     }

@@ -72,8 +72,9 @@ class ShardWorker::Store {
   WriteThread thread_;  // last: ends before what it writes with
 };
 
-ShardWorker::ShardWorker(Transport& transport, Backend& backend, int coordinator, KvStore* store)
-    : transport_(transport), shard_(backend), coordinator_(coordinator) {
+ShardWorker::ShardWorker(Transport& transport, Backend& backend, int coordinator, KvStore* store,
+                         Trace* trace)
+    : transport_(transport), shard_(backend), coordinator_(coordinator), trace_(trace) {
   if (store != nullptr) store_ = std::make_unique<Store>(*store);
 }
 ShardWorker::~ShardWorker() = default;
@@ -157,10 +158,16 @@ void ShardWorker::route(const Message& message) {
 }
 
 void ShardWorker::publish(const std::string& job) {
+  const double begin = steady_seconds();
   const Entry& entry = jobs_.at(job);
   for (const Route& route : entry.routes) {
     send_tensors(route.rank, proto::PUBLISH, job, entry, route.tensors);
   }
+  note("publish", begin, job);
+}
+
+void ShardWorker::note(const char* name, double begin, const std::string& job) {
+  if (trace_ != nullptr) trace_->add(name, begin, steady_seconds(), 0, job);
 }
 
 void ShardWorker::send_tensors(int to, proto::MessageKind kind, const std::string& job, const Entry& entry,
@@ -214,7 +221,9 @@ void ShardWorker::update(const Message& message) {
     throw invalid("job {}: an update is of version {}, the adapter is at {}", header.job(), header.version(),
                   shard_.version(header.job()));
   }
+  const double begin = steady_seconds();
   shard_.update(header.job(), {header.learning_rate(), header.gradient_factor()});
+  note("update", begin, header.job());
   publish(header.job());
 }
 
@@ -225,7 +234,8 @@ void ShardWorker::commit(const Message& message) {
     throw invalid("job {}: a commit is of version {}, the adapter is at {}", header.job(), header.version(),
                   shard_.version(header.job()));
   }
-  store(header.job()).write(header.job(), shard_.state(header.job()), [this, header](double) {
+  store(header.job()).write(header.job(), shard_.state(header.job()), [this, header](double seconds) {
+    note("commit", steady_seconds() - seconds, header.job());
     transport_.send(coordinator_, make_message(proto::COMMITTED, header));
   });
 }

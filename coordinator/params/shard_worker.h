@@ -11,6 +11,8 @@
 // Messages of jobs that are not here (any more) are dropped, and gradients that come late: of a version
 // before the one of now, or a second time (the same bits, from a step that was given up and computed again).
 //
+// Updates, publishing and commits are spans of the rank's trace, where there is one.
+//
 // Thread: compute thread. Errors: take() throws kInvalid for bytes that do not fit and for an update or a
 // commit of another version than the one of now; what the store thread threw comes out of poll() or drain().
 
@@ -19,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "common/base/trace.h"
 #include "common/store/kv_store.h"
 #include "common/transport/transport.h"
 #include "coordinator/params/shard.h"
@@ -28,8 +31,9 @@ namespace coppice {
 
 class ShardWorker {
  public:
-  // store: of this shard alone; outlives it.
-  ShardWorker(Transport& transport, Backend& backend, int coordinator, KvStore* store = nullptr);
+  // store: of this shard alone. It and the trace outlive this.
+  ShardWorker(Transport& transport, Backend& backend, int coordinator, KvStore* store = nullptr,
+              Trace* trace = nullptr);
   ~ShardWorker();  // ends what was handed to the store thread, without telling it
 
   void take(const Message& message);  // of a kind for shards
@@ -60,6 +64,7 @@ class ShardWorker {
   void drop(const Message& message);
 
   void publish(const std::string& job);
+  void note(const char* name, double begin, const std::string& job);  // from begin to now
   void send_tensors(int to, proto::MessageKind kind, const std::string& job, const Entry& entry,
                     const std::vector<int64_t>& tensors);
   Entry* find(const std::string& job);
@@ -70,6 +75,7 @@ class ShardWorker {
   int coordinator_;
   std::map<std::string, Entry> jobs_;
   std::unique_ptr<Store> store_;
+  Trace* trace_;
 };
 
 }  // namespace coppice
