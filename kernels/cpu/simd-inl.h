@@ -95,7 +95,7 @@ HWY_INLINE Vec round_to_bfloat16(Vec value) {
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(words, 1));
   const auto up = hn::Add(hn::Add(bits, hn::Set(words, 0x7fff)), odd);
   const auto quiet = hn::Or(bits, hn::Set(words, 0x400000));
-  const auto is_nan = hn::RebindMask(words, hn::Ne(value, value));
+  const auto is_nan = hn::RebindMask(words, hn::Not(hn::Eq(value, value)));  // Ne is false of a NaN
   return hn::BitCast(Floats(), hn::And(hn::IfThenElse(is_nan, quiet, up), hn::Set(words, 0xffff0000u)));
 }
 
