@@ -212,7 +212,7 @@ class Backend {
                                          Matrix dup) = 0;
   virtual void activation(Activation f, std::span<const UnaryItem> items) = 0;                   // y = f(x)
   virtual void activation_backward(Activation f, std::span<const UnaryBackwardItem> items) = 0;  // dx = dy f'(x)
-  virtual void copy(std::span<const UnaryItem> items) = 0;                                       // y = x, same dtype
+  virtual void copy(std::span<const UnaryItem> items) = 0;                                       // y = x; F32 and BF16 turn into each other
   virtual void add(std::span<const UnaryItem> items) = 0;                                        // y += x
   virtual void scale_columns(std::span<const ScaleColumnsItem> items) = 0;
   virtual void scale_columns_backward(std::span<const ScaleColumnsBackwardItem> items) = 0;

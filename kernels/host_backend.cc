@@ -12,6 +12,10 @@ size_t bytes_of_row(const Matrix& x) {
   return size_t(x.cols) * dtype_size(x.dtype);
 }
 
+uint16_t* bf16_row(const Matrix& x, int64_t row) {
+  return x.as<uint16_t>() + row * x.stride;
+}
+
 }  // namespace
 
 void HostBackend::upload(const void* from, Matrix to) {
@@ -43,10 +47,17 @@ void HostBackend::fill(Matrix x, float value) {
 
 void HostBackend::copy(std::span<const UnaryItem> items) {
   for (const UnaryItem& item : items) {
-    CHECK(item.x.dtype == item.y.dtype && item.x.rows == item.y.rows && item.x.cols == item.y.cols);
+    CHECK(item.x.rows == item.y.rows && item.x.cols == item.y.cols);
     const size_t bytes = bytes_of_row(item.x);
     for (int64_t r = 0; r < item.x.rows && bytes > 0; ++r) {
-      std::memmove(row_bytes(item.y, r), row_bytes(item.x, r), bytes);
+      if (item.x.dtype == item.y.dtype) {
+        std::memmove(row_bytes(item.y, r), row_bytes(item.x, r), bytes);
+      } else if (item.x.dtype == DType::kF32 && item.y.dtype == DType::kBF16) {
+        for (int64_t c = 0; c < item.x.cols; ++c) bf16_row(item.y, r)[c] = to_bf16(f32_row(item.x, r)[c]);
+      } else {
+        CHECK(item.x.dtype == DType::kBF16 && item.y.dtype == DType::kF32);
+        for (int64_t c = 0; c < item.x.cols; ++c) f32_row(item.y, r)[c] = from_bf16(bf16_row(item.x, r)[c]);
+      }
     }
   }
 }

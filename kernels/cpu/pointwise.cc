@@ -218,6 +218,7 @@ HWY_AFTER_NAMESPACE();
 #include <cstring>
 
 #include "common/base/check.h"
+#include "kernels/cpu/convert.h"
 
 namespace coppice {
 namespace {
@@ -289,14 +290,24 @@ void CpuBackend::activation_backward(Activation f, std::span<const UnaryBackward
 
 void CpuBackend::copy(std::span<const UnaryItem> items) {
   for (const UnaryItem& item : items) {
-    CHECK(item.x.dtype == item.y.dtype && item.x.rows == item.y.rows && item.x.cols == item.y.cols);
+    CHECK(item.x.rows == item.y.rows && item.x.cols == item.y.cols);
+    CHECK(item.x.dtype == item.y.dtype || (item.x.dtype == DType::kF32 && item.y.dtype == DType::kBF16) ||
+          (item.x.dtype == DType::kBF16 && item.y.dtype == DType::kF32));
   }
   for_blocks(
       items, {}, [](const UnaryItem& item) { return item.y; },
       [](const UnaryItem& item, const Block& block) {
         const size_t bytes = size_t(item.x.cols) * dtype_size(item.x.dtype);
         for (int64_t r = block.row; r < block.row + block.rows && bytes > 0; ++r) {
-          std::memmove(row_bytes(item.y, r), row_bytes(item.x, r), bytes);
+          if (item.x.dtype == item.y.dtype) {
+            std::memmove(row_bytes(item.y, r), row_bytes(item.x, r), bytes);
+          } else if (item.y.dtype == DType::kBF16) {
+            round_rows_to_bf16(item.x.row_range(r, 1), reinterpret_cast<uint16_t*>(row_bytes(item.y, r)));
+          } else {
+            const auto* const from = reinterpret_cast<const uint16_t*>(row_bytes(item.x, r));
+            float* const to = f32_row(item.y, r);
+            for (int64_t c = 0; c < item.x.cols; ++c) to[c] = from_bf16(from[c]);
+          }
         }
       });
 }

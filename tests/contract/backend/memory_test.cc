@@ -1,5 +1,6 @@
 // Buffers and the moving of bytes, on every backend.
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -111,6 +112,27 @@ TEST_P(MemoryTest, CopyKeepsTheBitsOfEveryDtype) {
     Array back(33, 17, dtype);
     device_->download(item.y, back.bytes.data());
     expect_equal_bits(back, array, std::string(dtype_name(dtype)));
+  }
+}
+
+TEST_P(MemoryTest, CopyRoundsToBfloat16AndWidensIt) {
+  Random random(5);
+  for (int64_t cols : {1, 15, 16, 17, 33, 100}) {
+    Array array(7, cols);
+    for (std::byte& byte : array.bytes) byte = std::byte(random.next());  // NaN of all kinds among them
+    const Buffer from = device_->allocate(array.bytes.size()), to = device_->allocate(2 * array.bytes.size());
+    const Matrix x = from.matrix(7, cols),
+                 rounded = to.matrix(7, 2 * cols, DType::kBF16).column_range(1, cols);
+    device_->upload(array.bytes.data(), x);
+    const std::vector<UnaryItem> there = {{x, rounded}}, back = {{rounded, x}};
+    device_->copy(there);
+    device_->copy(back);
+    Array expected(7, cols), found(7, cols);
+    for (int64_t r = 0; r < 7; ++r) {
+      for (int64_t c = 0; c < cols; ++c) expected.at(r, c) = round_to_bf16(array.at(r, c));
+    }
+    device_->download(x, found.bytes.data());
+    expect_equal_bits(found, expected, fmt::format("{} columns", cols));
   }
 }
 
