@@ -139,10 +139,17 @@ JobRun* Engine::find(const std::string& job, Phase phase) {
 const JobRun& Engine::job(const std::string& name) const {
   const auto it = jobs_.find(name);
   if (it != jobs_.end()) return *it->second;
+  constexpr size_t kShown = 10;
   std::vector<std::string> names;
   for (const auto& [other, run] : jobs_) names.push_back(other);
-  const std::string near = nearest(name, names);
-  throw not_found("there is no job {}{}", name, near.empty() ? "" : "; did you mean " + near + "?");
+  std::string known = nearest(name, names);
+  if (known.empty()) {
+    for (size_t i = 0; i < std::min(names.size(), kShown); ++i) known += (i > 0 ? ", " : "") + names[i];
+    if (names.size() > kShown) known += fmt::format(" and {} more", names.size() - kShown);
+    throw not_found("there is no job {}; there is {}", shown(std::string_view(name)),
+                    known.empty() ? "none" : known);
+  }
+  throw not_found("there is no job {}; did you mean {}?", shown(std::string_view(name)), known);
 }
 
 JobRun& Engine::known(const std::string& name) {

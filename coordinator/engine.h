@@ -67,10 +67,9 @@ class Engine {
   }
 
   // known: what the store holds of the job; it goes on from there. method and keys have been compared before.
-  // Throws kExhausted with the numbers for a job that can never fit.
+  // A job that can never fit, which check_new says, waits for ever.
   void submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> known);
-  // Throws what submit would throw for a job that is not known: kInvalid for a name that is taken, kExhausted
-  // for one that can never fit.
+  // Throws kInvalid for a name that is taken, kExhausted with the numbers for a job that can never fit.
   void check_new(const PreparedJob& job) const;
   // One that has ended, or for this reason cannot go on: shown, not run.
   void keep(StoredJob job, const std::string& reason = {});
@@ -92,6 +91,8 @@ class Engine {
   const JobRun& job(const std::string& name) const;    // throws kNotFound naming those there are
   double seconds() const;                              // since the run began
   int64_t memory_bytes(const PreparedJob& job) const;  // that it takes on the first host
+  // What the memory model said at most of the jobs that were here together, on the first host.
+  int64_t most_memory_bytes() const { return most_memory_bytes_; }
 
  private:
   struct InFlightPack {
@@ -141,6 +142,7 @@ class Engine {
   void fetch(JobRun& run);
   void take_parameters(const Message& message);
   void finish(JobRun& run);
+  void exported(JobRun& run, const std::string& error);
   void fail(JobRun& run, const std::string& reason, JobState state = JobState::kFailed);
   void leave_if_done(JobRun& run);
   void leave(JobRun& run);
@@ -179,6 +181,7 @@ class Engine {
   double next_commit_seconds_ = 0;
   int64_t commits_ = 0;
   int shard_commits_ = 0;  // that shards have under way
+  int64_t most_memory_bytes_ = 0;
   std::vector<Waiter> waiters_;
   double started_seconds_;
   std::function<void(const JobEvent&)> on_event_;

@@ -7,23 +7,31 @@
 #include "coordinator/engine.h"
 
 namespace coppice {
+namespace {
 
-// The next takes the newest version of the job that was committed longest ago. Between two there is a pause
-// of ten times what the last one took, so that commits cost the steps little; a job that somebody waits for,
-// or that waits for its own commit, is not kept waiting.
+constexpr int kMostTogether = 16;  // commits at once: each holds a copy of its job's state
+
+}  // namespace
+
+// Jobs that somebody waits for, or that wait for their own commit, go together and at once. Otherwise the
+// newest version of the job that was committed longest ago, and between two a pause of ten times what the
+// last one took, so that commits cost the steps little.
 bool Engine::commit_some() {
   if (!store_.idle() || shard_commits_ > 0) return false;
   const bool pausing = seconds() < next_commit_seconds_;
   JobRun* oldest = nullptr;
+  int together = 0;
   for (auto& [name, run] : jobs_) {
+    if (together == kMostTogether) break;
     if (!run->unsaved() || run->saving) continue;
-    const bool at_once =
-        stopping_ || run->urgent || run->phase == Phase::kFinishing || run->phase == Phase::kEnded;
-    if (!at_once && (pausing || (run->job && run->train().save_steps > 0))) continue;
-    if (oldest == nullptr ||
-        std::pair(!run->urgent, run->saved_at) < std::pair(!oldest->urgent, oldest->saved_at))
-      oldest = run.get();
+    if (stopping_ || run->urgent || run->phase == Phase::kFinishing || run->phase == Phase::kEnded) {
+      commit(*run);
+      ++together;
+    } else if (!pausing && run->train().save_steps <= 0) {
+      if (oldest == nullptr || run->saved_at < oldest->saved_at) oldest = run.get();
+    }
   }
+  if (together > 0) return true;
   if (oldest == nullptr) return false;
   commit(*oldest);
   return true;
@@ -107,7 +115,7 @@ void Engine::take_durable() {
         for (int rank : shards_of(run)) to_shard(rank, make_message(proto::RELEASE_VERSIONS, older));
       }
     }
-    next_commit_seconds_ = seconds() + 10 * took;
+    next_commit_seconds_ = std::max(next_commit_seconds_, seconds() + 10 * took);
     note_span("commit", steady_seconds() - took, run);
     if (run.phase == Phase::kFinishing && !run.unsaved()) fetch(run);
     if (run.phase == Phase::kWaiting && !stopping_) advance(run);

@@ -254,14 +254,17 @@ void Engine::take_parameters(const Message& message) {
   if (run->fetched_missing == 0) finish(*run);
 }
 
+// Beside the steps of others, since the disk takes its time.
 void Engine::finish(JobRun& run) {
-  try {
-    export_adapter(options_.output + "/adapters/" + run.name(), *run.job->method, run.fetched,
-                   backbone_.path);
-  } catch (const Error& error) {
-    return fail(run, error.what());
-  }
-  run.fetched.clear();
+  const auto tensors = std::make_shared<const std::vector<Tensor>>(std::exchange(run.fetched, {}));
+  const std::string folder = options_.output + "/adapters/" + run.name();
+  store_.submit([folder, tensors, method = run.job->method,
+                 path = backbone_.path] { export_adapter(folder, *method, *tensors, path); },
+                [this, &run](const std::string& error) { exported(run, error); });
+}
+
+void Engine::exported(JobRun& run, const std::string& error) {
+  if (!error.empty()) return fail(run, error);
   run.record.state = JobState::kDone;
   changed(run);
   run.phase = Phase::kLeaving;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <utility>
 
+#include "common/base/check.h"
 #include "common/base/error.h"
 #include "coordinator/engine.h"
 
@@ -26,9 +27,9 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   run.record.dtype = options_.dtype;
   run.record.instruction_set = options_.instruction_set;
   run.job = std::move(job);
-  check_new(*run.job);
+  run.memory = memory_of(*run.job);
   const std::string name = run.name();
-  jobs_.emplace(name, std::move(owned));
+  CHECK(jobs_.emplace(name, std::move(owned)).second);
   if (known && known->head) {
     run.head = *known->head;
     run.saved_version = run.head.version;
@@ -123,18 +124,18 @@ void Engine::admit_waiting() {
   std::vector<JobMemory> others;
   for (auto& [name, run] : jobs_) {
     if (run->phase == Phase::kQueued && !run->pause_wanted) waiting.push_back(run.get());
-    if (run->phase != Phase::kQueued && !run->ended()) others.push_back(memory_of(*run->job));
+    if (run->phase != Phase::kQueued && !run->ended()) others.push_back(run->memory);
   }
   std::sort(waiting.begin(), waiting.end(),
             [](const JobRun* a, const JobRun* b) { return a->record.ordinal < b->record.ordinal; });
   for (JobRun* run : waiting) {
-    const JobMemory wanted = memory_of(*run->job);
-    const FitAnswer answer = fit_on_hosts(options_.hosts, run->name(), wanted, others);
+    const FitAnswer answer = fit_on_hosts(options_.hosts, run->name(), run->memory, others);
     if (answer.fit != Fit::kNow) {
       run->record.reason = answer.message;
       continue;
     }
-    others.push_back(wanted);
+    others.push_back(run->memory);
+    most_memory_bytes_ = std::max(most_memory_bytes_, options_.hosts[0].total_bytes(others));
     run->record.reason.clear();
     start(*run);
   }

@@ -37,7 +37,8 @@ struct StoredJob {
 };
 
 struct JobRun {
-  std::unique_ptr<PreparedJob> job;  // none of a job that was only kept
+  std::unique_ptr<PreparedJob> job;  // none of a job that was only kept, or has left
+  JobMemory memory;                  // of job
   JobRecord record;
   JobHead head;
   Phase phase = Phase::kQueued;

@@ -3,16 +3,44 @@
 #include <memory>
 #include <utility>
 
+#include "common/base/error.h"
+
 namespace coppice {
 
 void StoreThread::submit(Commit commit) {
   const std::string job = commit.record.name;
   const int64_t version = commit.head.version;
-  const auto shared = std::make_shared<const Commit>(std::move(commit));
-  thread_.submit([this, shared] { writer_.commit(*shared); },
+  {
+    std::lock_guard lock(mutex_);
+    handed_.push_back(std::move(commit));
+  }
+  thread_.submit([this] { write_handed(); },
                  [this, job, version](double seconds) {
                    durable_.push_back({job, version, seconds});
                  });
+}
+
+// All that wait now: the turns of those behind the first find nothing left to do.
+void StoreThread::write_handed() {
+  std::vector<Commit> commits;
+  {
+    std::lock_guard lock(mutex_);
+    commits.swap(handed_);
+  }
+  for (size_t i = 0; i < commits.size(); ++i) writer_.commit(commits[i], i + 1 == commits.size());
+}
+
+void StoreThread::submit(std::function<void()> write, std::function<void(const std::string& error)> done) {
+  const auto message = std::make_shared<std::string>();
+  thread_.submit(
+      [write = std::move(write), message] {
+        try {
+          write();
+        } catch (const Error& error) {
+          *message = error.what();
+        }
+      },
+      [done = std::move(done), message](double) { done(*message); });
 }
 
 std::vector<StoreThread::Durable> StoreThread::poll() {

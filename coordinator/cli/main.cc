@@ -63,6 +63,11 @@ void add_session(CLI::App& app, SessionOptions& session) {
   app.add_option("--pack-rows", session.pack_rows, "rows (tokens) of a full pack")
       ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
       ->capture_default_str();
+  app.add_option("--memory", session.memory_bytes,
+                 "what may be used of each host's memory: 800MiB, 2GiB (default: what is available)")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 62))
+      ->type_name("SIZE");
   app.add_option("--trace", session.trace, "write what every rank did when, for Perfetto")->type_name("FILE");
   add_compute(app, session.compute);
 }
@@ -130,7 +135,9 @@ class Program {
   void add_serve() {
     auto& app = command("serve", "Stay up and take jobs over the network", [this] { return serve(serve_); });
     app.add_option("--backbone", serve_.backbone, "Hugging Face model folder")->required()->type_name("PATH");
-    app.add_option("--listen", serve_.listen, "address to listen at")->type_name("HOST:PORT")->capture_default_str();
+    app.add_option("--listen", serve_.listen, "address to listen at")
+        ->type_name("HOST:PORT")
+        ->capture_default_str();
     app.add_flag("--insecure", serve_.insecure,
                  "accept another address than this host's own: tokens and jobs travel unencrypted");
     app.add_option("--progress", serve_.progress, "auto, table, lines, none")->capture_default_str();

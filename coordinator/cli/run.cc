@@ -109,6 +109,7 @@ int run_jobs(const RunOptions& options) {
   folder.close_shards();
   Engine& engine = session.start(largest_rows);
   engine.on_event([&](const JobEvent& event) { progress->event(event); });
+  for (const auto& job : jobs) engine.check_new(*job);
   for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), std::move(known[i]));
   session.work(*progress);
   return outcome(engine, options);

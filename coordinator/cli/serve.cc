@@ -45,6 +45,7 @@ std::vector<Known> read_known(RunFolder& folder, Session& session) {
   return all;
 }
 
+// One that this server has no memory for waits: with more, it goes on.
 void go_on(std::vector<Known> jobs, Engine& engine) {
   for (Known& known : jobs) {
     if (known.job) {
@@ -99,6 +100,8 @@ int serve(const ServeOptions& options) {
         return service.poll() || prepared;
       },
       true);
+  std::fprintf(stderr, "coppice: stopped; memory on this host: by the memory model at most %lld MiB\n",
+               static_cast<long long>(engine.most_memory_bytes() >> 20));
   return 0;
 }
 

@@ -55,6 +55,11 @@ std::string rank_name(const ClusterShape& shape, int rank, const std::vector<Lay
   return fmt::format("pipeline {} stage {}, layers {} to {}", pipeline, stage, range.first, range.end - 1);
 }
 
+// More than is there helps nobody.
+int64_t within(int64_t available_bytes, int64_t wanted_bytes) {
+  return wanted_bytes > 0 ? std::min(wanted_bytes, available_bytes) : available_bytes;
+}
+
 }  // namespace
 
 StopOnSignal::StopOnSignal() {
@@ -75,7 +80,7 @@ Session::Session(const SessionOptions& options, Launch& launch, Backbone backbon
       device_(with_threads(options.compute, launch, shape_)),
       backbone_(std::move(backbone)),
       trace_began_(steady_seconds()),
-      available_bytes_(available_memory_bytes()),
+      available_bytes_(within(available_memory_bytes(), options.memory_bytes)),
       ranges_(plan(options_, device_, backbone_)),
       cluster_(launch.cluster(device_, shape_)) {}
 
@@ -130,7 +135,7 @@ std::vector<MemoryModel> Session::models(int64_t largest_rows, const std::vector
       models.push_back(empty_model(largest_rows));
       model = models.end() - 1;
       model->host = info.host;
-      model->limit_bytes = info.available_bytes;
+      model->limit_bytes = within(info.available_bytes, options_.memory_bytes);
     }
     add_rank(*model, rank);
   }

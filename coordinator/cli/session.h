@@ -21,7 +21,8 @@ struct SessionOptions {
   int64_t stages = 1, pipelines = 1, param_ranks = 0;
   std::string split;  // layers of each stage, "4,5,3"; empty: by measured cost
   int64_t pack_rows = 2048;
-  std::string trace;  // file; empty: none
+  int64_t memory_bytes = 0;  // that may be used of each host's; 0: what is available
+  std::string trace;         // file; empty: none
   ComputeOptions compute;
 };
 

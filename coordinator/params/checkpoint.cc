@@ -227,7 +227,7 @@ CheckpointWriter::CheckpointWriter(KvStore& store) : store_(store) {
   store_.write(batch, true);
 }
 
-void CheckpointWriter::commit(const Commit& commit) {
+void CheckpointWriter::commit(const Commit& commit, bool sync) {
   const std::string& job = commit.record.name;
   CHECK(!job.empty() && job.find('/') == std::string::npos);
   CHECK(!commit.state || !commit.elsewhere);
@@ -258,7 +258,7 @@ void CheckpointWriter::commit(const Commit& commit) {
   for (const MetricRecord& metric : commit.metrics) {
     batch.put(stored::metric_key(job, metric.sequence), metric.line);
   }
-  store_.write(batch, true);
+  store_.write(batch, sync);
 }
 
 }  // namespace coppice

@@ -99,7 +99,9 @@ class CheckpointReader {
 class CheckpointWriter {
  public:
   explicit CheckpointWriter(KvStore& store);  // collects what a crash has left behind
-  void commit(const Commit& commit);          // durable when it returns
+  // Durable when it returns; without sync when a later one with it has returned, and never without those
+  // before.
+  void commit(const Commit& commit, bool sync = true);
 
  private:
   KvStore& store_;
