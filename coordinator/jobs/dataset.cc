@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 #include <utility>
 
@@ -87,6 +88,10 @@ int64_t Example::targets(bool virtual_rows) const {
 
 Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
                      int64_t vocabulary, bool virtual_rows) {
+  // A pipe would be waited for, and could not be read again by a resume.
+  if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) {
+    throw invalid("{}: is no regular file", path);
+  }
   const RowReader reader(path, data, tokenizer, vocabulary);
   const size_t max_length = size_t(data.length_limit());
   Dataset dataset;

@@ -47,13 +47,17 @@ class FairQueue {
 template <typename Admits>
 std::vector<std::string> FairQueue::take(int64_t budget_rows, Admits admits) {
   std::vector<std::string> taken;
-  std::optional<size_t> left_out;  // the first for whom there was no room: it begins the next pack
+  std::optional<size_t> left_out;  // the first for whom there was no place: it begins the next pack
   int64_t left = budget_rows;
   for (bool possible = true; possible;) {
     possible = false;
     for (size_t visited = 0; visited < entries_.size(); ++visited, turn_ = (turn_ + 1) % entries_.size()) {
       Entry& entry = entries_[turn_];
-      if (entry.ready.empty() || !admits(entry.job)) continue;
+      if (entry.ready.empty()) continue;
+      if (!admits(entry.job)) {
+        if (!left_out) left_out = turn_;
+        continue;
+      }
       const auto fits = [&] {
         return !entry.ready.empty() && (entry.ready.front() <= left || taken.empty());
       };

@@ -178,7 +178,7 @@ int64_t MemoryModel::estimate_weight_bytes(const BackboneConfig& config, DType c
 namespace {
 
 // The value behind a key of a file of "key value" lines; 0 where there is none.
-int64_t value_in(const char* path, std::string_view wanted) {
+int64_t value_in(const std::string& path, std::string_view wanted) {
   std::ifstream file(path);
   int64_t value = 0;
   for (std::string key; file >> key >> value;) {
@@ -188,18 +188,54 @@ int64_t value_in(const char* path, std::string_view wanted) {
   return 0;
 }
 
+int64_t number_in(const std::string& path) {
+  int64_t value = 0;
+  std::ifstream(path) >> value;  // "max" reads as 0
+  return value;
+}
+
+// What files of a control group are called in the two versions of the interface.
+struct ControlGroupFiles {
+  const char *root, *limit, *used, *active_file, *inactive_file;
+};
+constexpr ControlGroupFiles kVersion1{"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                      "memory.usage_in_bytes", "total_active_file", "total_inactive_file"};
+constexpr ControlGroupFiles kVersion2{"/sys/fs/cgroup", "memory.max", "memory.current", "active_file",
+                                      "inactive_file"};
+
+// The least of what a group and those above it leave. Pages of files that a group holds are given back when
+// they are needed: they do not count as used.
+int64_t left_in(const ControlGroupFiles& files, std::string group) {
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (;;) {
+    const std::string folder = files.root + group + "/";
+    if (const int64_t limit = number_in(folder + files.limit); limit > 0) {
+      const std::string stat = folder + "memory.stat";
+      const int64_t pages = value_in(stat, files.active_file) + value_in(stat, files.inactive_file);
+      least = std::min(least, std::max<int64_t>(0, limit - number_in(folder + files.used) + pages));
+    }
+    if (group.empty()) return least;
+    group.resize(group.rfind('/'));
+  }
+}
+
 }  // namespace
 
-// Pages of files that a control group holds are given back when they are needed: they do not count as used.
+// /proc/self/cgroup has lines "id:controllers:/path"; id 0 is version 2.
 int64_t available_memory_bytes() {
-  const int64_t host = value_in("/proc/meminfo", "MemAvailable:") * 1024;
-  int64_t limit = 0, used = 0;
-  std::ifstream("/sys/fs/cgroup/memory.max") >> limit;  // "max" reads as 0
-  std::ifstream("/sys/fs/cgroup/memory.current") >> used;
-  if (limit <= 0) return host;
-  const char* const stat = "/sys/fs/cgroup/memory.stat";
-  used -= value_in(stat, "inactive_file") + value_in(stat, "active_file");
-  return std::min(host, std::max<int64_t>(0, limit - used));
+  int64_t available = value_in("/proc/meminfo", "MemAvailable:") * 1024;
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos || line[second + 1] != '/') continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    std::string group = line.substr(second + 1);
+    if (group == "/") group.clear();
+    if (controllers == ",,") available = std::min(available, left_in(kVersion2, group));
+    if (controllers.find(",memory,") != std::string::npos)
+      available = std::min(available, left_in(kVersion1, group));
+  }
+  return available;
 }
 
 }  // namespace coppice

@@ -117,6 +117,24 @@ TEST(FairQueueTest, LeavesOutJobsThatAreNotAdmitted) {
   EXPECT_FALSE(queue.empty());
 }
 
+// A pack holds jobs of one kind: that of the first that is asked.
+TEST(FairQueueTest, KindsThatExcludeEachOtherTakeTurns) {
+  FairQueue queue;
+  for (const char* job : {"a1", "a2", "b"}) queue.add(job, 1);
+  int packs_with_b = 0;
+  for (int pack = 0; pack < 10; ++pack) {
+    for (const char* job : {"a1", "a2", "b"}) queue.push(job, 10);  // never empty
+    char kind = 0;
+    const auto taken = queue.take(100, [&](const std::string& job) {
+      if (kind == 0) kind = job[0];
+      return kind == job[0];
+    });
+    packs_with_b += counts(taken).contains("b");
+  }
+  EXPECT_GE(packs_with_b, 4);
+  EXPECT_LE(packs_with_b, 6);
+}
+
 TEST(FairQueueTest, ForgetsWhatIsClearedAndRemoved) {
   FairQueue queue;
   queue.add("a", 1);
