@@ -20,6 +20,7 @@ void FairQueue::add(const std::string& job, int64_t weight) {
 }
 
 void FairQueue::remove(const std::string& job) {
+  if (find(job) != nullptr) clear(job);
   std::erase_if(entries_, [&](const Entry& entry) { return entry.job == job; });
   turn_ = entries_.empty() ? 0 : turn_ % entries_.size();
 }
@@ -28,11 +29,13 @@ void FairQueue::push(const std::string& job, int64_t rows) {
   Entry* entry = find(job);
   CHECK(entry != nullptr && rows >= 1);
   entry->ready.push_back(rows);
+  ready_rows_ += rows;
 }
 
 void FairQueue::clear(const std::string& job) {
   Entry* entry = find(job);
   CHECK(entry != nullptr);
+  ready_rows_ -= std::accumulate(entry->ready.begin(), entry->ready.end(), int64_t(0));
   entry->ready.clear();
   entry->credit_rows = 0;
 }
@@ -40,13 +43,6 @@ void FairQueue::clear(const std::string& job) {
 bool FairQueue::empty() const {
   return std::all_of(entries_.begin(), entries_.end(),
                      [](const Entry& entry) { return entry.ready.empty(); });
-}
-
-int64_t FairQueue::ready_rows() const {
-  int64_t rows = 0;
-  for (const Entry& entry : entries_)
-    rows += std::accumulate(entry.ready.begin(), entry.ready.end(), int64_t(0));
-  return rows;
 }
 
 }  // namespace coppice

@@ -22,7 +22,7 @@ class FairQueue {
             int64_t rows);             // one more micro-batch of the job is ready, behind its others
   void clear(const std::string& job);  // none of its micro-batches is ready any more
   bool empty() const;
-  int64_t ready_rows() const;  // of all micro-batches that are ready
+  int64_t ready_rows() const { return ready_rows_; }  // of all micro-batches that are ready
 
   // Takes micro-batches for a pack of at most budget_rows and names their jobs, in the order taken; a job's
   // own in order. admits says whether a job may be in this pack. A micro-batch above the budget goes alone,
@@ -42,6 +42,7 @@ class FairQueue {
   int64_t quantum_rows_;
   std::vector<Entry> entries_;
   size_t turn_ = 0;  // whose turn it is
+  int64_t ready_rows_ = 0;
 };
 
 template <typename Admits>
@@ -69,6 +70,7 @@ std::vector<std::string> FairQueue::take(int64_t budget_rows, Admits admits) {
       while (fits() && entry.ready.front() <= entry.credit_rows) {
         entry.credit_rows -= entry.ready.front();
         left -= entry.ready.front();
+        ready_rows_ -= entry.ready.front();
         entry.ready.pop_front();
         taken.push_back(entry.job);
       }
