@@ -13,9 +13,9 @@
 namespace coppice {
 namespace {
 
-constexpr int64_t kPanel = 48;       // columns: the widest tile of bf16_gemm
-constexpr int64_t kRowTile = 128;    // rows that share a panel while it is in the second-level cache
-constexpr int64_t kDepth = 512;      // of the rows that are packed at a time
+constexpr int64_t kPanel = 48;     // columns: the widest tile of bf16_gemm
+constexpr int64_t kRowTile = 128;  // rows that share a panel while it is in the second-level cache
+constexpr int64_t kDepth = 2048;  // of the rows that are packed at a time: sums that wait in memory cost more
 constexpr int64_t kPanelsATask = 8;  // where few row tiles are cut further, for the threads
 
 }  // namespace
