@@ -2,8 +2,8 @@
 
     compare_peft.py --coppice build/coppice [--dtype float32 bfloat16] [--cases one mixed eight eight-mixed] [--rounds 3]
 
-Each case is measured in turns (ours, theirs, ours, theirs ...), so that a machine with other work on it slows both; the best of each
-counts, as ratios. Eight jobs run at once here and one after the other there. Tokens are those of the sequences, without padding; both
+Each case is measured in turns (ours, theirs, ours, theirs ...), so that a machine with other work on it slows both; the best turn of each
+counts, and of a turn all its steps, since steps of mixed lengths differ in their padding. Eight jobs run at once here and one after the other there. Tokens are those of the sequences, without padding; both
 sides count the optimizer. With --threads 1 times are those of the processor, which other work on the machine spoils little. Peak memory is that of the process, the interpreter and its libraries taken off theirs.
 """
 
@@ -34,7 +34,7 @@ def ours(options, case, dtype, folder):
     if options.threads == 1:
         speed, share = find(r"tokens/s of the processor: ([\d.]+)"), find(r"of the processor: [\d.]+, share of the ceiling ([\d.]+)")
     else:
-        speed, share = find(r"tokens/s: best ([\d.]+)"), find(r"share of the ceiling: best ([\d.]+)")
+        speed, share = find(r"tokens/s: best [\d.]+, mean ([\d.]+)"), find(r"ceiling: best [\d.]+, mean ([\d.]+)")
     return {"tokens/s": speed, "MiB": find(r"peak memory: (\d+) MiB"), "share": share}
 
 
@@ -49,7 +49,7 @@ def status(key):
 
 
 def measure_peft(options, case, dtype):
-    """In a process of its own: a step of each job after one that warms up, the best rate of all steps."""
+    """In a process of its own: a step of each job after one that warms up, the rate of all steps."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -79,14 +79,13 @@ def measure_peft(options, case, dtype):
     data = [[json.loads(line)["input_ids"] for line in open(f"{options.data}/job-{job}.jsonl")] for job in range(jobs)]
     part = lambda job, number: data[job][number * batch : (number + 1) * batch]
     step(part(0, 0))
-    best, now = 0, time.process_time if options.threads == 1 else time.perf_counter
+    now, tokens = time.process_time if options.threads == 1 else time.perf_counter, 0
+    begin = now()
     for number in range(1, STEPS + 1):
-        begin, tokens = now(), 0
         for job in range(jobs):
             step(part(job, number))
             tokens += sum(map(len, part(job, number)))
-        best = max(best, tokens / (now() - begin))
-    print(json.dumps({"tokens/s": best, "MiB": status("VmHWM") - empty}))
+    print(json.dumps({"tokens/s": tokens / (now() - begin), "MiB": status("VmHWM") - empty}))
 
 
 def main():
