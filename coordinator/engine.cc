@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <utility>
 
 #include "common/base/check.h"
@@ -185,18 +184,16 @@ void Engine::take_losses(const Message& message) {
   if (pack == packs_.end() || size_t(header.weighted_losses_size()) != pack->second.items.size()) {
     throw failed("losses of pack {} do not fit what was sent", header.pack());
   }
-  std::set<JobRun*> touched;
+  std::map<JobRun*, double> touched;  // with the sum of its new losses
   for (size_t i = 0; i < pack->second.items.size(); ++i) {
     const PackItem& item = pack->second.items[i];
     JobRun* run = find(item.job, item.training ? Phase::kStepping : Phase::kEvaluating);
     if (run == nullptr) continue;
     run->losses[size_t(item.micro_batch)] = header.weighted_losses(int(i));
     --run->losses_missing;
-    touched.insert(run);
+    touched[run] += header.weighted_losses(int(i));
   }
-  for (JobRun* run : touched) {
-    double sum = 0;
-    for (double loss : run->losses) sum += loss;
+  for (const auto& [run, sum] : touched) {
     if (!std::isfinite(sum)) {
       fail(*run, fmt::format("the {} at step {} is {}: the job has diverged (a lower train.learning_rate, "
                              "under another job name, may help)",

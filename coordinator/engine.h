@@ -105,7 +105,6 @@ class Engine {
     std::vector<int> ranks;  // by stage
     FairQueue queue;
     int64_t packs = 0, rows = 0;  // in flight
-    int jobs = 0;
   };
   struct Waiter {
     std::map<std::string, int64_t> changes;  // of each job, that are to be durable
@@ -147,6 +146,7 @@ class Engine {
   void leave_if_done(JobRun& run);
   void leave(JobRun& run);
   void drop_from_stages(const JobRun& run);
+  int jobs_on(int pipeline) const;
   int lightest_pipeline() const;
   bool stage_holds(const JobRun& run, size_t stage) const;
   int stages_with_tensors(const JobRun& run) const;

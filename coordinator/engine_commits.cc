@@ -60,6 +60,8 @@ void Engine::commit(JobRun& run) {
   run.saving = true;
   run.urgent = false;
   run.changes_under_way = run.changes;
+  run.state_under_way = run.record.state;
+  run.commit_began_seconds = steady_seconds();
   run.version_under_way = new_version ? run.head.version : run.saved_version;
   run.saved_at = ++commits_;
   if (!new_version || own_shard_) return store_.submit(std::move(commit));
@@ -100,19 +102,23 @@ void Engine::take_committed(const Message& message) {
 }
 
 void Engine::take_durable() {
-  for (const auto& [name, version, took] : store_.poll()) {
+  for (const auto& [name, took_here] : store_.poll()) {
     JobRun& run = *jobs_.at(name);
+    const double took = own_shard_ ? took_here : steady_seconds() - run.commit_began_seconds;
     run.saving = false;
     run.saved_changes = run.changes_under_way;
-    // An end is told when it is durable.
-    if (run.ended() && !run.unsaved()) tell(JobEvent::Kind::kState, run);
+    if (run.durable_state != run.state_under_way) {
+      run.durable_state = run.state_under_way;
+      tell(JobEvent::Kind::kState, run);
+    }
     if (run.version_under_way > run.saved_version) {
       run.saved_version = run.version_under_way;
       proto::AdapterVersion older;
       older.set_job(name);
       older.set_version(run.saved_version);
       if (!own_shard_) {
-        for (int rank : shards_of(run)) to_shard(rank, make_message(proto::RELEASE_VERSIONS, older));
+        // To all: after a change of their number one may have a version of which it owns nothing any more.
+        for (int rank : shard_ranks_) to_shard(rank, make_message(proto::RELEASE_VERSIONS, older));
       }
     }
     next_commit_seconds_ = std::max(next_commit_seconds_, seconds() + 10 * took);

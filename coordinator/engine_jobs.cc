@@ -13,10 +13,22 @@
 
 namespace coppice {
 
+// Paused jobs are no load.
+int Engine::jobs_on(int pipeline) const {
+  int count = 0;
+  for (const auto& [name, run] : jobs_) count += run->pipeline == pipeline && run->phase != Phase::kPaused;
+  return count;
+}
+
 int Engine::lightest_pipeline() const {
-  const auto fewest = std::min_element(pipelines_.begin(), pipelines_.end(),
-                                       [](const Pipeline& a, const Pipeline& b) { return a.jobs < b.jobs; });
-  return int(fewest - pipelines_.begin());
+  int lightest = 0;
+  for (int i = 1, least = jobs_on(0); i < int(pipelines_.size()); ++i) {
+    const int jobs = jobs_on(i);
+    if (jobs >= least) continue;
+    lightest = i;
+    least = jobs;
+  }
+  return lightest;
 }
 
 void Engine::initialize(JobRun& run) {
@@ -66,7 +78,10 @@ void Engine::add_to_shards(JobRun& run, ShardState state) {
   std::vector<Shape> shapes;
   for (size_t i = 0; i < specs.size(); ++i) {
     shapes.push_back(specs[i].shape);
-    if (i >= state.parameters.size() || state.parameters[i].shape != specs[i].shape) {
+    const bool other =
+        !state.tensors.empty() && (i >= state.tensors.size() || state.tensors[i].number != int64_t(i) ||
+                                   state.tensors[i].name != specs[i].name);
+    if (other || i >= state.parameters.size() || state.parameters[i].shape != specs[i].shape) {
       return fail(run, fmt::format("tensor {} is missing or has not the shape {}", specs[i].name,
                                    shape_string(specs[i].shape)));
     }
@@ -156,14 +171,13 @@ void Engine::advance(JobRun& run) {
 
 // A pipeline that has no job takes one from where there are several.
 bool Engine::move_to_idle_pipeline(JobRun& run) {
+  if (pipelines_.size() == 1 || run.packs_in_flight > 0) return false;
   const int target = lightest_pipeline();
+  if (jobs_on(target) > 0 || jobs_on(run.pipeline) < 2) return false;
   Pipeline &from = pipelines_[size_t(run.pipeline)], &to = pipelines_[size_t(target)];
-  if (to.jobs > 0 || from.jobs < 2 || run.packs_in_flight > 0) return false;
   drop_from_stages(run);
   from.queue.remove(run.name());
-  --from.jobs;
   run.pipeline = target;
-  ++to.jobs;
   to.queue.add(run.name(), run.job->spec.priority);
   route(run);
   return true;
@@ -217,9 +231,6 @@ void Engine::update(JobRun& run, double norm) {
   run.head.version += 1;
   run.phase = Phase::kPublishing;
   run.answers_missing = stages_with_tensors(run);
-  run.published_seconds = steady_seconds();
-  for (int rank : shards_of(run)) to_shard(rank, make_message(proto::UPDATE_ADAPTER, step));
-  if (own_shard_) note_span("update", run.published_seconds, run);
   run.grad_norm = norm;
   run.learning_rate = step.learning_rate();
   run.head.tokens += run.plan->tokens;
@@ -227,6 +238,9 @@ void Engine::update(JobRun& run, double norm) {
   for (double loss : run.losses) run.head.loss += loss;
   run.head.seconds = seconds();
   add_metric(run, step_line(run));
+  run.published_seconds = steady_seconds();
+  for (int rank : shards_of(run)) to_shard(rank, make_message(proto::UPDATE_ADAPTER, step));
+  if (own_shard_) note_span("update", run.published_seconds, run);
   tell(JobEvent::Kind::kStep, run);
 }
 
@@ -306,12 +320,15 @@ void Engine::leave(JobRun& run) {
   run.on_stages = run.on_shards = false;
   if (run.pipeline >= 0) {
     pipelines_[size_t(run.pipeline)].queue.remove(run.name());
-    --pipelines_[size_t(run.pipeline)].jobs;
   }
   run.pipeline = -1;
   run.phase = Phase::kEnded;
   run.plan.reset();
   run.job.reset();
+  run.known.reset();
+  for (auto* values : {&run.losses, &run.squared_norms}) std::vector<double>().swap(*values);
+  run.fetched.clear();
+  run.memory = {};
   admit_waiting();
 }
 

@@ -10,6 +10,11 @@
 #include "coordinator/engine.h"
 
 namespace coppice {
+namespace {
+
+constexpr int64_t kMostOvertaken = 64;  // times that smaller jobs may go before one that waits for memory
+
+}  // namespace
 
 void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> known) {
   auto owned = std::make_unique<JobRun>();
@@ -40,6 +45,7 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   const bool was_done = before == JobState::kDone && exported && run.head.version >= run.record.total_steps;
   if (was_done || before == JobState::kFailed || before == JobState::kCancelled) {
     run.record = known->record;
+    run.durable_state = run.record.state;
     run.phase = Phase::kEnded;
     run.job.reset();
     return tell(JobEvent::Kind::kState, run);
@@ -49,7 +55,6 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   run.record.state = run.pause_wanted ? JobState::kPaused : JobState::kQueued;
   changed(run);
   admit_waiting();
-  if (run.phase == Phase::kQueued) tell(JobEvent::Kind::kState, run);
 }
 
 void Engine::check_new(const PreparedJob& job) const {
@@ -71,11 +76,11 @@ void Engine::keep(StoredJob job, const std::string& reason) {
     run->saved_version = run->head.version;
   }
   run->phase = Phase::kEnded;
-  if (!reason.empty()) {
+  if (!reason.empty()) {  // shown, and not stored: the next start tries again
     run->record.state = JobState::kFailed;
     run->record.reason = reason;
-    changed(*run);
   }
+  run->durable_state = run->record.state;
   tell(JobEvent::Kind::kState, *run);
   const std::string name = run->name();
   jobs_.emplace(name, std::move(run));
@@ -101,7 +106,6 @@ void Engine::pause(const std::string& name) {
   run.pause_wanted = true;
   run.record.state = JobState::kPaused;
   changed(run);
-  tell(JobEvent::Kind::kState, run);
 }
 
 void Engine::resume(const std::string& name) {
@@ -112,12 +116,11 @@ void Engine::resume(const std::string& name) {
   run.pause_wanted = false;
   run.record.state = run.phase == Phase::kQueued ? JobState::kQueued : JobState::kRunning;
   changed(run);
-  tell(JobEvent::Kind::kState, run);
   if (run.phase == Phase::kPaused) advance(run);
   admit_waiting();
 }
 
-// In the order of submission; one that must wait does not hold up smaller ones behind it.
+// In the order of submission. One that must wait lets smaller ones behind it go first, but not for ever.
 void Engine::admit_waiting() {
   if (stopping_) return;
   std::vector<JobRun*> waiting;
@@ -128,12 +131,17 @@ void Engine::admit_waiting() {
   }
   std::sort(waiting.begin(), waiting.end(),
             [](const JobRun* a, const JobRun* b) { return a->record.ordinal < b->record.ordinal; });
+  JobRun* first_left = nullptr;
   for (JobRun* run : waiting) {
+    if (run->phase != Phase::kQueued) continue;  // another that failed at once has let it in
+    if (first_left != nullptr && first_left->overtaken >= kMostOvertaken) return;
     const FitAnswer answer = fit_on_hosts(options_.hosts, run->name(), run->memory, others);
     if (answer.fit != Fit::kNow) {
       run->record.reason = answer.message;
+      if (first_left == nullptr) first_left = run;
       continue;
     }
+    if (first_left != nullptr) ++first_left->overtaken;
     others.push_back(run->memory);
     most_memory_bytes_ = std::max(most_memory_bytes_, options_.hosts[0].total_bytes(others));
     run->record.reason.clear();
@@ -143,12 +151,10 @@ void Engine::admit_waiting() {
 
 void Engine::start(JobRun& run) {
   run.pipeline = lightest_pipeline();
-  Pipeline& pipeline = pipelines_[size_t(run.pipeline)];
-  ++pipeline.jobs;
-  pipeline.queue.add(run.name(), run.job->spec.priority);
+  pipelines_[size_t(run.pipeline)].queue.add(run.name(), run.job->spec.priority);
   run.record.state = JobState::kRunning;
   changed(run);
-  tell(JobEvent::Kind::kState, run);
+  run.urgent = true;
   const auto known = std::exchange(run.known, std::nullopt);
   if (known && known->head) {
     add_to_shards(run, known->state);

@@ -83,7 +83,6 @@ void Rank::configure(const Message& message) {
   }
   answer.set_instruction_set(device_->backend->instruction_set());
   answer.set_host(host_name());
-  answer.set_process(getpid());
   answer.set_usable_cores(usable_cores());
   answer.set_threads(device_->pool.threads());
   transport_.send(kCoordinator, make_message(proto::CONFIGURED, answer));
@@ -100,7 +99,6 @@ void Rank::become_stage(const proto::Configure::Stage& stage, proto::Configured&
   if (stage.has_previous()) ranks.previous = stage.previous();
   if (stage.has_next()) ranks.next = stage.next();
   stage_worker_ = std::make_unique<StageWorker>(transport_, *device_->backend, *stage_, ranks, trace_);
-  answer.set_weight_bytes(stage_->weight_bytes());
 }
 
 void Rank::shut_down() {

@@ -9,14 +9,13 @@ namespace coppice {
 
 void StoreThread::submit(Commit commit) {
   const std::string job = commit.record.name;
-  const int64_t version = commit.head.version;
   {
     std::lock_guard lock(mutex_);
     handed_.push_back(std::move(commit));
   }
   thread_.submit([this] { write_handed(); },
-                 [this, job, version](double seconds) {
-                   durable_.push_back({job, version, seconds});
+                 [this, job](double seconds) {
+                   durable_.push_back({job, seconds});
                  });
 }
 

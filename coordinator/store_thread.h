@@ -25,7 +25,6 @@ class StoreThread {
   bool idle() const { return thread_.idle(); }  // nothing is waiting or being written
   struct Durable {
     std::string job;
-    int64_t version = 0;
     double seconds = 0;  // that the write took; of several that went together the first has them all
   };
   std::vector<Durable> poll();       // commits that have become durable since the last call, in order

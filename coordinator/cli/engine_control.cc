@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/base/error.h"
+#include "common/io/json.h"
 
 namespace coppice {
 namespace {
@@ -26,8 +27,10 @@ EngineControl::~EngineControl() {
 }
 
 void EngineControl::submit(Submission submission, std::function<void(SubmitResult)> done) {
+  while (submission.backbone.size() > 1 && submission.backbone.ends_with('/')) submission.backbone.pop_back();
   if (submission.backbone != backbone_.path) {
-    throw invalid("backbone is {}; this server has {}", submission.backbone, backbone_.path);
+    throw invalid("backbone is {}; this server has {}", shown(std::string_view(submission.backbone)),
+                  backbone_.path);
   }
   std::lock_guard lock(mutex_);
   if (waiting_.size() >= kMostWaiting)
@@ -51,9 +54,15 @@ void EngineControl::prepare_all() {
   }
 }
 
+bool EngineControl::stopping() const {
+  std::lock_guard lock(mutex_);
+  return stopping_;
+}
+
 void EngineControl::prepare(Request& request) const {
   try {
     for (const JobSpec& spec : read_submission(request.submission).jobs) {
+      if (stopping()) throw failed("the server is stopping");
       request.jobs.push_back(prepare_job(spec, backbone_));
     }
   } catch (const Error& error) {
@@ -122,7 +131,7 @@ JobStatus EngineControl::status(const JobRun& run) const {
   JobStatus status;
   status.name = run.name();
   status.ordinal = run.record.ordinal;
-  status.state = run.record.state;
+  status.state = run.durable_state;
   status.reason = run.record.reason;
   status.step = run.head.version;
   status.total_steps = run.record.total_steps;

@@ -42,6 +42,7 @@ class EngineControl : public JobControl {
     std::optional<Error> error;
   };
   void prepare_all();
+  bool stopping() const;
   void prepare(Request& request) const;
   void add(Request request);
 

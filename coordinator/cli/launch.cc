@@ -79,9 +79,4 @@ std::unique_ptr<Cluster> Launch::cluster(Device& device, const ClusterShape& sha
   return std::make_unique<Cluster>(*mpi_->transport, shape);
 }
 
-void Launch::abort(int exit_status) {
-  if (mpi_) mpi_->runtime.abort(exit_status);
-  std::exit(exit_status);
-}
-
 }  // namespace coppice

@@ -26,7 +26,6 @@ class Launch {
   // The ranks as they were launched, or all of them in this process. At most once; gone before this.
   std::unique_ptr<Cluster> cluster(Device& device, const ClusterShape& shape);
   void ended() { following_ = false; }  // all are home
-  [[noreturn]] void abort(int exit_status);
 
  private:
   struct Mpi;  // none where this process is alone

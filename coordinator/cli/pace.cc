@@ -3,6 +3,7 @@
 namespace coppice {
 
 void Pace::look(const Engine& engine) {
+  if (engine.jobs().size() == first_.size()) return;
   for (const auto& [name, run] : engine.jobs()) {
     first_.try_emplace(name, Seen{engine.seconds(), run->head.tokens, run->head.version});
   }

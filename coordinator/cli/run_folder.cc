@@ -42,6 +42,14 @@ ShardStores ShardReaders::stores() {
   return [this](int shard) -> KvReader& { return of(shard); };
 }
 
+void require_same_machine(const JobRecord& record, const Backbone& backbone, const std::string& dtype,
+                          const std::string& instruction_set) {
+  require_same(record.name, "the backbone's content", hex(record.backbone_fingerprint),
+               hex(backbone.fingerprint));
+  require_same(record.name, "--dtype", record.dtype, dtype);
+  require_same(record.name, "the instruction set", record.instruction_set, instruction_set);
+}
+
 RunFolder::RunFolder(const std::string& path) : path_(path), shards_(path) {
   if (std::filesystem::exists(path + "/metrics.jsonl") && !std::filesystem::exists(path + "/store/CURRENT")) {
     throw invalid(
@@ -133,10 +141,8 @@ std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone
     throw invalid("job {}: its method (of init_adapter {}) is not what it was when the run in {} began", name,
                   job.spec.init_adapter.value_or("none"), path_);
   }
-  require_same(name, "the backbone's content", hex(record.backbone_fingerprint), hex(backbone.fingerprint));
+  require_same_machine(record, backbone, dtype, instruction_set);
   require_same(name, "the data's content", hex(record.data_fingerprint), hex(job.data_fingerprint()));
-  require_same(name, "--dtype", record.dtype, dtype);
-  require_same(name, "the instruction set", record.instruction_set, instruction_set);
   StoredJob stored = it->second;
   if (stored.head) stored.state = CheckpointReader(*store_, shards_.stores()).state(name);
   stored.metrics.clear();

@@ -56,6 +56,10 @@ class RunFolder {
   std::map<std::string, StoredJob> jobs_;  // without their states, which known() reads
 };
 
+// Throws kInvalid where a job began on another backbone, dtype or instruction set: its bits would change.
+void require_same_machine(const JobRecord& record, const Backbone& backbone, const std::string& dtype,
+                          const std::string& instruction_set);
+
 // For `jobs` and `export`, also while a run writes it. Throws kNotFound where path is no run folder.
 class RunFolderReader {
  public:

@@ -26,12 +26,14 @@ struct Known {
   std::string reason;
 };
 
-// One whose data or backbone is not what it was fails alone.
+// One whose data is not what it was fails alone, until it is again. What would fail all refuses the start.
 std::vector<Known> read_known(RunFolder& folder, Session& session) {
   std::vector<Known> all;
   for (const StoredJob& stored : folder.jobs()) {
     Known& known = all.emplace_back(Known{stored, nullptr, {}});
     if (has_ended(stored.record.state)) continue;
+    require_same_machine(stored.record, session.backbone(), session.device().dtype_name(),
+                         session.device().backend->instruction_set());
     try {
       auto job = prepare_again(stored.record, session.backbone());
       known.stored = *folder.known(*job, session.backbone(), session.device().dtype_name(),
@@ -74,8 +76,9 @@ int serve(const ServeOptions& options) {
   Launch launch;
   if (!launch.leads()) return launch.follow();
   auto progress = Progress::make(options.progress);
-  Session session(options.session, launch,
-                  read_backbone(std::filesystem::absolute(options.backbone).lexically_normal().string()));
+  std::string path = std::filesystem::absolute(options.backbone).lexically_normal().string();
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  Session session(options.session, launch, read_backbone(path));
   RunFolder& folder = session.open_folder();
   RpcServerOptions network;
   network.listen = options.listen;

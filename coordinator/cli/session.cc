@@ -81,8 +81,8 @@ Session::Session(const SessionOptions& options, Launch& launch, Backbone backbon
       backbone_(std::move(backbone)),
       trace_began_(steady_seconds()),
       available_bytes_(within(available_memory_bytes(), options.memory_bytes)),
-      ranges_(plan(options_, device_, backbone_)),
-      cluster_(launch.cluster(device_, shape_)) {}
+      cluster_(launch.cluster(device_, shape_)),
+      ranges_(plan(options_, device_, backbone_)) {}
 
 Session::~Session() = default;
 
@@ -191,7 +191,10 @@ void Session::work(Progress& progress, const std::function<bool()>& beside, bool
   try {
     loop(progress, beside, keep_on);
   } catch (const Error&) {
-    engine_->save_all();  // a rank is gone; the store is not
+    try {
+      engine_->save_all();    // a rank is gone; the store perhaps is not
+    } catch (const Error&) {  // the first error says why
+    }
     throw;
   }
   const bool home =

@@ -66,9 +66,9 @@ class Session {
   Backbone backbone_;
   double trace_began_;
   int64_t available_bytes_;  // before anything was loaded
+  std::unique_ptr<Cluster> cluster_;
   std::vector<LayerRange> ranges_;
   std::unique_ptr<TraceFile> trace_;
-  std::unique_ptr<Cluster> cluster_;
   std::unique_ptr<RunFolder> folder_;
   std::unique_ptr<Engine> engine_;
 };

@@ -18,9 +18,10 @@ double mebibytes(int64_t bytes) {
 
 constexpr int64_t kFloat = int64_t(sizeof(float));
 constexpr int64_t kMebibyte = 1 << 20;
-// Measured on runs of the demo: code and libraries with what they keep, and what is kept of a job beside its
-// tensors and examples (keys, record, batches, metrics that wait for their commit).
-constexpr int64_t kProcessBytes = 64 * kMebibyte;
+// From runs of the demo: code and libraries with what they keep and the holes that the allocator leaves, and
+// what is kept of a job beside its tensors and examples (keys, record, batches, metrics that wait for their
+// commit).
+constexpr int64_t kProcessBytes = 128 * kMebibyte;
 constexpr int64_t kJobBytes = 128 << 10;
 // Shard: master, gradient, two moments, a commit on its way, a message of values. Stage: values, gradient, a
 // message of each.
