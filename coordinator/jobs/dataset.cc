@@ -89,8 +89,10 @@ int64_t Example::targets(bool virtual_rows) const {
 Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
                      int64_t vocabulary, bool virtual_rows) {
   // A pipe would be waited for, and could not be read again by a resume.
-  if (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path)) {
-    throw invalid("{}: is no regular file", path);
+  std::error_code unreadable;  // said when it is opened
+  const auto kind = std::filesystem::status(path, unreadable).type();
+  if (kind == std::filesystem::file_type::fifo || kind == std::filesystem::file_type::socket) {
+    throw invalid("{}: is a pipe or a socket; a file is accepted", path);
   }
   const RowReader reader(path, data, tokenizer, vocabulary);
   const size_t max_length = size_t(data.length_limit());

@@ -119,6 +119,14 @@ def test_bad_overrides(coppice, files, override):
     expect_refusal(result, files, [override])
 
 
+def test_data_in_a_pipe_is_refused_not_waited_for(coppice, files):
+    files.write()
+    (files.folder / "rows.jsonl").unlink()
+    os.mkfifo(files.folder / "rows.jsonl")
+    refused = coppice("run", files.path, "--output", files.output, timeout_s=30)
+    assert refused.returncode == 2 and "rows.jsonl: is a pipe" in refused.stderr
+
+
 def test_one_invalid_job_refuses_the_file(coppice, files):
     files.jobs["jobs"].append({**files.job, "name": "late", "data": {"train": "none.jsonl"}})
     expect_refusal(coppice("run", files.write(), "--output", files.output), files, ["none.jsonl"])
