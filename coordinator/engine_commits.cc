@@ -107,7 +107,9 @@ void Engine::take_durable() {
     const double took = own_shard_ ? took_here : steady_seconds() - run.commit_began_seconds;
     run.saving = false;
     run.saved_changes = run.changes_under_way;
-    if (run.durable_state != run.state_under_way) {
+    const bool begun_since =
+        run.durable_state == JobState::kRunning && run.state_under_way == JobState::kQueued;
+    if (run.durable_state != run.state_under_way && !begun_since) {
       run.durable_state = run.state_under_way;
       tell(JobEvent::Kind::kState, run);
     }

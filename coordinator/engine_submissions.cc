@@ -154,7 +154,9 @@ void Engine::start(JobRun& run) {
   pipelines_[size_t(run.pipeline)].queue.add(run.name(), run.job->spec.priority);
   run.record.state = JobState::kRunning;
   changed(run);
-  run.urgent = true;
+  // No promise: a job that was queued and one that runs begin again alike.
+  run.durable_state = JobState::kRunning;
+  tell(JobEvent::Kind::kState, run);
   const auto known = std::exchange(run.known, std::nullopt);
   if (known && known->head) {
     add_to_shards(run, known->state);

@@ -72,7 +72,7 @@ struct JobRun {
   int64_t saved_at = 0;                                   // the number of its last commit among all
   double commit_began_seconds = 0;                        // of the commit being written
   JobState state_under_way = JobState::kQueued;           // that it holds
-  JobState durable_state = JobState::kQueued;             // what others are told
+  JobState durable_state = JobState::kQueued;             // what others are told: running, or durable
   int64_t overtaken = 0;                                  // times that smaller jobs went before it
   std::optional<Commit> under_way;                        // waits for the shards
   int64_t changes_under_way = 0, version_under_way = -1;  // that the commit being written holds
