@@ -242,6 +242,10 @@ void Engine::update(JobRun& run, double norm) {
   for (int rank : shards_of(run)) to_shard(rank, make_message(proto::UPDATE_ADAPTER, step));
   if (own_shard_) note_span("update", run.published_seconds, run);
   tell(JobEvent::Kind::kStep, run);
+  // What one rank sends arrives in order: a plan that follows the version need not wait for the stages to say
+  // that they have it, which they do only between two packs. With a choice of pipelines it does: a job moves
+  // when nothing of it is on its way.
+  if (own_shard_ && pipelines_.size() == 1) advance(run);
 }
 
 // The last version is durable: its tensors are brought here to be exported.
