@@ -1,10 +1,12 @@
 """Ranks that die or fail: the run ends with a message within seconds, no process stays behind, and starting again, also over other ranks,
 goes on to the same bits. Seeds are in the names of the tests; COPPICE_TEST_LONG=1 takes more of them."""
 
+import contextlib
 import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -100,31 +102,52 @@ def test_a_start_right_after_a_kill_waits_or_names_who_is_left(runs, alone, star
     check_goes_on(runs, alone, "again")
 
 
-@pytest.mark.parametrize("shards,again", [(1, Shape(1, 1, 1)), (2, Shape(1, 1, 2)), (2, Shape(2, 1, 0))])
-def test_a_rank_that_still_holds_its_store_is_named(runs, alone, start, shards, again):
-    """As a rank that the system has not let go of yet: a process that has the lock of a shard's store, and whose id is in it."""
-    run = start("held", Shape(1, 1, shards))
-    run.wait_for_steps(4)
-    run.signal(None, signal.SIGKILL)
-    run.wait(GONE_SECONDS)
-    if again.shards == 0:  # the jobs move to the coordinator; the next start gives the stores of the shards back
-        runs.run("held", JOBS)
-    owner = runs.folder / "held" / "store" / f"shard-{shards}" / "OWNER"
-    with open(owner, "r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the shard that was killed may have it for a moment yet
+@contextlib.contextmanager
+def held(store):
+    """As by a rank that the system has not let go of yet: a process that has the store's lock, and whose id is in it."""
+    with open(store / "OWNER", "r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who was killed may have it for a moment yet
         holder = subprocess.Popen(["sleep", "1000"], pass_fds=[lock.fileno()])
         lock.truncate(0)
         lock.write(str(holder.pid))
     try:
-        refused = start("held", again)
-        assert refused.wait(60) == 2, refused.text()
-        (line,) = refused.lines()
-        assert f"shard-{shards}: is in use by process {holder.pid}" in line
+        yield holder.pid
     finally:
         holder.kill()
         holder.wait()
-    last = start("held", again)
+
+
+@pytest.mark.parametrize("shards", (1, 2))
+def test_a_rank_that_still_holds_its_store_is_named(runs, alone, start, coppice, shards):
+    run = start("held", Shape(1, 1, shards))
+    while stored_steps(coppice, runs.folder / "held").get("lora", 0) < 1:  # from then on HEAD names the stores of all shards
+        assert run.mpirun.poll() is None, run.text()
+    run.signal(None, signal.SIGKILL)
+    run.wait(GONE_SECONDS)
+    with held(runs.folder / "held" / "store" / f"shard-{shards}") as holder:
+        refused = start("held", Shape(1, 1, shards))
+        assert refused.wait(60) == 2, refused.text()
+        (line,) = refused.lines()
+        assert f"shard-{shards}: is in use by process {holder}" in line and f"rank {shards}: " in line
+    last = start("held", Shape(1, 1, shards))
     assert last.wait(120) == 0, last.text()
+    check_goes_on(runs, alone, "held")
+
+
+def test_a_store_that_no_head_names_is_given_back_unless_somebody_holds_it(runs, alone, start):
+    other = start("other", Shape(1, 1, 2))
+    assert other.wait(120) == 0, other.text()
+    runs.run("held", JOBS)
+    left = runs.folder / "held" / "store" / "shard-2"
+    shutil.copytree(runs.folder / "other" / "store" / "shard-2", left)
+    with held(left) as holder:
+        refused = start("held", Shape(2, 1, 0))
+        assert refused.wait(60) == 2, refused.text()
+        (line,) = refused.lines()
+        assert f"shard-2: is in use by process {holder}" in line
+    last = start("held", Shape(2, 1, 0))
+    assert last.wait(120) == 0, last.text()
+    assert not left.exists()
     check_goes_on(runs, alone, "held")
 
 
