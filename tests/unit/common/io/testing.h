@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -61,6 +62,13 @@ Error error_of(const Call& call) {
 template <typename Call>
 std::string message_of(const Call& call) {
   return error_of(call).what();
+}
+
+// Writes a file without syncing: some tests write thousands.
+inline void put(const std::string& path, const std::string& bytes) {
+  // A new file: cutting an old one makes some file systems sync.
+  std::filesystem::remove(path);
+  std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));
 }
 
 }  // namespace coppice
