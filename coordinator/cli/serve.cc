@@ -79,11 +79,11 @@ int serve(const ServeOptions& options) {
   std::string path = std::filesystem::absolute(options.backbone).lexically_normal().string();
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();
   Session session(options.session, launch, read_backbone(path));
-  RunFolder& folder = session.open_folder();
   RpcServerOptions network;
   network.listen = options.listen;
   network.loopback_only = !options.insecure;
-  RpcServer server(network);
+  RpcServer server(network);  // first: where it is refused, no folder is left behind
+  RunFolder& folder = session.open_folder();
   const std::string token = write_token(options.session.output);
   auto known = read_known(folder, session);
   Engine& engine = session.start(0);

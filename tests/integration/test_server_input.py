@@ -51,6 +51,7 @@ def serve(program, backbone, output, *flags):
 
 def test_a_port_in_use(server, program, backbone, tmp_path):
     one_line(serve(program, backbone, tmp_path / "other", "--listen", server.address), server.address, "in use")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_folder_in_use(server, program, backbone):
