@@ -39,7 +39,9 @@ struct LeftOperand {
   int64_t row, depth;
 };
 
-enum class Store { kOverwrite, kAccumulate };
+// c = alpha a b; c += alpha a b; or c goes on as its chains' beginning, so that a depth may be cut anywhere:
+// c = alpha (c + a b), every chain as if it had never been cut (for alpha 1).
+enum class Store { kOverwrite, kAccumulate, kGoOn };
 
 // kRows x (kVectors vectors) of c; the last vector may be a part.
 template <int kRows, int kVectors, typename Last>
@@ -48,6 +50,12 @@ HWY_INLINE void tile(int64_t depth, LeftOperand a, const float* HWY_RESTRICT b, 
   Vec sums[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVectors; ++v) sums[i][v] = set(0);
+  }
+  if (mode == Store::kGoOn) {
+    for (int i = 0; i < kRows; ++i) {
+      for (int v = 0; v < kVectors - 1; ++v) sums[i][v] = load(c + i * c_stride + v * kLanes, Whole());
+      sums[i][kVectors - 1] = load(c + i * c_stride + (kVectors - 1) * kLanes, last);
+    }
   }
   // The rows of c lie far apart: what the end will touch is called for at the start. So is a row of b that
   // comes later.

@@ -9,24 +9,81 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/gemm-inl.h"
 
+#ifndef COPPICE_KERNELS_CPU_GROUPED_MATMUL_ONCE
+#define COPPICE_KERNELS_CPU_GROUPED_MATMUL_ONCE
+namespace coppice {
+namespace {
+
+constexpr int64_t kPartDepth = 256;     // summed at a time
+constexpr int64_t kTurnedColumns = 32;  // the widest gradient that is computed as its transpose
+
+// A factor's gradient, summed over rows of both operands.
+bool is_turned(const MatmulItem& item, const Block& block) {
+  return item.transpose_a && !item.transpose_b && block.cols <= kTurnedColumns && block.cols < block.rows;
+}
+
+}  // namespace
+}  // namespace coppice
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace coppice {
 namespace HWY_NAMESPACE {
 namespace {
 
-// scratch: of the size that scratch_floats() says.
-void product_block(const MatmulItem& item, const Block& block, float* scratch) {
-  const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols;
-  const LeftOperand a = item.transpose_a ? LeftOperand{item.a.as<float>() + block.row, 1, item.a.stride}
-                                         : LeftOperand{f32_row(item.a, block.row), item.a.stride, 1};
-  const float* b = item.b.as<float>() + block.column;
-  int64_t b_stride = item.b.stride;
-  if (item.transpose_b) {
-    transpose_into(f32_row(item.b, block.column), block.cols, depth, item.b.stride, scratch, block.cols);
-    b = scratch, b_stride = block.cols;
+// c (+)= alpha sums, [rows, cols], the sums dense.
+HWY_INLINE void store_sums(const float* sums, int64_t rows, int64_t cols, float* c, int64_t stride,
+                           float alpha, bool accumulate) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* const to = c + r * stride;
+    const float* const from = sums + r * cols;
+    for_columns(cols, [=](int64_t i, auto part) HWY_ATTR {
+      const Vec value = hn::Mul(set(alpha), load(from + i, part));
+      store(accumulate ? hn::Add(load(to + i, part), value) : value, to + i, part);
+    });
   }
-  multiply(block.rows, block.cols, depth, a, b, b_stride, f32_row(item.c, block.row) + block.column,
-           item.c.stride, item.alpha, item.accumulate ? Store::kAccumulate : Store::kOverwrite);
+}
+
+// A gradient of few columns as its transpose, c' = b' a: what is loaded in vectors is then a's long rows, and
+// what is loaded one by one b's short ones. The chains are the same.
+HWY_INLINE void turned_block(const MatmulItem& item, const Block& block, float* scratch) {
+  float *const turned = scratch, *const sums = scratch + block.rows * block.cols;
+  for (int64_t k = 0; k < item.a.rows || k == 0; k += kPartDepth) {
+    const int64_t part = std::min(kPartDepth, item.a.rows - k);
+    multiply(block.cols, block.rows, part, {f32_row(item.b, k) + block.column, 1, item.b.stride},
+             f32_row(item.a, k) + block.row, item.a.stride, turned, block.rows, 1,
+             k == 0 ? Store::kOverwrite : Store::kGoOn);
+  }
+  transpose_into(turned, block.cols, block.rows, block.rows, sums, block.cols);
+  store_sums(sums, block.rows, block.cols, f32_row(item.c, block.row) + block.column, item.c.stride,
+             item.alpha, item.accumulate);
+}
+
+// scratch: of the size that scratch_floats() says. A great depth is summed in parts, for which b stays in the
+// first-level cache while the rows of a pass.
+void product_block(const MatmulItem& item, const Block& block, float* scratch) {
+  if (is_turned(item, block)) return turned_block(item, block, scratch);
+  const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols;
+  const bool whole = depth <= kPartDepth;
+  float* const c = f32_row(item.c, block.row) + block.column;
+  float* const sums = whole ? c : scratch;
+  float* const turned = whole ? scratch : scratch + block.rows * block.cols;
+  const int64_t sums_stride = whole ? item.c.stride : block.cols;
+  for (int64_t k = 0; k < depth || k == 0; k += kPartDepth) {
+    const int64_t part = std::min(kPartDepth, depth - k);
+    const LeftOperand a = item.transpose_a ? LeftOperand{f32_row(item.a, k) + block.row, 1, item.a.stride}
+                                           : LeftOperand{f32_row(item.a, block.row) + k, item.a.stride, 1};
+    const float* b = f32_row(item.b, item.transpose_b ? 0 : k) + block.column;
+    int64_t b_stride = item.b.stride;
+    if (item.transpose_b) {
+      transpose_into(f32_row(item.b, block.column) + k, block.cols, part, item.b.stride, turned, block.cols);
+      b = turned, b_stride = block.cols;
+    }
+    const Store store = whole ? (item.accumulate ? Store::kAccumulate : Store::kOverwrite)
+                              : (k == 0 ? Store::kOverwrite : Store::kGoOn);
+    multiply(block.rows, block.cols, part, a, b, b_stride, sums, sums_stride, whole ? item.alpha : 1, store);
+  }
+  if (!whole) store_sums(sums, block.rows, block.cols, c, item.c.stride, item.alpha, item.accumulate);
 }
 
 }  // namespace
@@ -55,7 +112,9 @@ int64_t scratch_floats(const MatmulItem& item, const Block& block, bool bf16) {
     const int64_t packed = pairs_of(std::min(depth, kBf16Depth)) * (block.rows + block.cols);
     return packed + (depth > kBf16Depth ? block.rows * block.cols : 0);
   }
-  return item.transpose_b ? block.cols * depth : 0;
+  const int64_t sums = block.rows * block.cols;
+  if (is_turned(item, block)) return 2 * sums;
+  return (depth > kPartDepth ? sums : 0) + (item.transpose_b ? block.cols * std::min(depth, kPartDepth) : 0);
 }
 
 // scratch: of the size that scratch_floats() says. A depth that is packed in parts has its sums aside until
