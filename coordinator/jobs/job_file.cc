@@ -124,10 +124,14 @@ void check_method(const Json& method, bool from_adapter, const std::string& wher
 
 void check_evaluation(const JobSpec& job, const std::string& where) {
   if (job.data.eval || job.data.eval_split > 0) return;
-  if (job.train.eval_strategy == EvalStrategy::kNo && !job.train.eval_on_start) return;
+  const char* key = job.train.eval_on_start                        ? "eval_on_start"
+                    : job.train.eval_strategy != EvalStrategy::kNo ? "eval_strategy"
+                    : job.train.eval_steps > 0                     ? "eval_steps"
+                                                                   : nullptr;
+  if (key == nullptr) return;
   throw invalid(
       "{}.train.{} asks for evaluation, but there is no data for it; {}.data.eval or eval_split gives it",
-      where, job.train.eval_on_start ? "eval_on_start" : "eval_strategy", where);
+      where, key, where);
 }
 
 // json: a merged job with a checked name.

@@ -40,6 +40,12 @@ void RowReader::check_keys(const Json& row, int64_t line, std::initializer_list<
 }
 
 Example RowReader::read(const Json& row, int64_t line) const {
+  if (data_.prompt_template && (has(row, "input_ids") || has(row, "text") || has(row, "prompt"))) {
+    throw invalid(
+        "{}:{}: the row has no \"instruction\" that data.template could be filled with; rows of "
+        "{{\"instruction\", \"input\", \"output\"}} are accepted, or no template",
+        path_, line);
+  }
   if (has(row, "input_ids")) {
     check_keys(row, line, {"input_ids"}, {"labels", "attention_mask"});
     return from_ids(row, line);

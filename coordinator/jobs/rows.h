@@ -7,7 +7,9 @@
 //   holds ones only
 // Prompt and completion are tokenized as one text. Its first tokens, as far as they are those of the prompt
 // alone, belong to the prompt: where a token would join the two, that token is the first target, and with it
-// what the joining changed before it. Thread: any; const. Errors: kInvalid, naming file and line.
+// what the joining changed before it. With data.template only
+// the third form is accepted: on the others it would do nothing. Thread: any; const. Errors: kInvalid, naming
+// file and line.
 
 #include <cstdint>
 #include <string>

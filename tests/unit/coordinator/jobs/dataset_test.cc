@@ -125,7 +125,16 @@ TEST_F(DatasetTest, ATemplateReplacesThem) {
   EXPECT_EQ(one(R"({"instruction": "Add {input}.", "input": "{x}", "output": "3"})").tokens,
             ids("{Add {input}.} <{x}>\n3"));
   EXPECT_EQ(one(R"({"instruction": "Add.", "output": "3"})").tokens, ids("{Add.} <>\n3"));
-  EXPECT_EQ(one(R"({"prompt": "A:", "completion": " b"})").tokens, ids("A: b"));
+}
+
+TEST_F(DatasetTest, ATemplateIsNeverIgnored) {
+  data_.prompt_template = "{instruction}";
+  const std::string good = "{\"instruction\": \"a\", \"output\": \"b\"}\n";
+  for (const char* row :
+       {R"({"text": "a"})", R"({"prompt": "a", "completion": "b"})", R"({"input_ids": [1, 2]})"}) {
+    expect_error(ErrorCode::kInvalid, path_ + ":2: the row has no \"instruction\" that data.template",
+                 [&] { read(good + row); });
+  }
 }
 
 TEST_F(DatasetTest, IdsAreTakenAsTheyAre) {
@@ -235,9 +244,10 @@ TEST_F(DatasetTest, FingerprintTellsTokensLabelsAndOrder) {
 }
 
 TEST_F(DatasetTest, ReadsTheTaskSetsOfTheDemo) {
-  data_.prompt_template = "{instruction}\n{input}\n";
   const std::string folder = COPPICE_SOURCE_DIR "/cluster/demo/data/";
-  for (const char* task : {"define", "iso-date", "manual", "part-of-speech", "scripture", "synonym"}) {
+  for (const std::string task : {"define", "iso-date", "manual", "part-of-speech", "scripture", "synonym"}) {
+    data_.prompt_template.reset();
+    if (task == "synonym") data_.prompt_template = "{instruction}\n{input}\n";
     const Dataset dataset =
         read_dataset(folder + task + "-eval.jsonl", data_, &tokenizer_, kVocabulary, false);
     EXPECT_GE(dataset.examples.size(), 100u) << task;
