@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <new>
 #include <utility>
 
 #include "common/base/error.h"
@@ -117,9 +118,10 @@ void Rank::shut_down() {
 void Rank::fail(const std::exception& error) {
   failed_ = true;
   proto::RankFailed failed;
-  failed.set_message(error.what());
   const auto* known = dynamic_cast<const Error*>(&error);
-  failed.set_code(int(known ? known->code() : ErrorCode::kFailed));
+  const bool no_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  failed.set_message(no_memory ? "memory has run out" : error.what());
+  failed.set_code(int(known ? known->code() : no_memory ? ErrorCode::kExhausted : ErrorCode::kFailed));
   transport_.send(kCoordinator, make_message(proto::RANK_FAILED, failed));
 }
 
