@@ -107,7 +107,6 @@ class RpcServer::Network {
     acceptor_ = listen(io_, address, options.loopback_only);
     address.port = port_ = acceptor_.local_endpoint().port();
     address_ = address_text(address);
-    accept_next();
     const SignalsBlocked blocked;
     thread_ = std::thread([this] { run(); });
   }
@@ -155,10 +154,12 @@ class RpcServer::Network {
     }
   }
 
-  // A handler that lacks memory loses its own work, not the server.
+  // A handler that lacks memory loses its own work, not the server; where it was to accept the next, that is
+  // begun anew.
   void run() {
     for (;;) {
       try {
+        accept_next();
         io_.run();
         return;
       } catch (const std::exception&) {
@@ -168,7 +169,9 @@ class RpcServer::Network {
   }
 
   void accept_next() {
+    if (accepting_ || stopping_) return;
     acceptor_.async_accept([this](error_code error, tcp::socket socket) {
+      accepting_ = false;
       if (stopping_) return;
       if (error) {  // no descriptors left, mostly: others' connections end
         accept_timer_.expires_after(std::chrono::milliseconds(kRetryMs));
@@ -183,6 +186,7 @@ class RpcServer::Network {
       }
       accept_next();
     });
+    accepting_ = true;
   }
 
   void take(tcp::socket socket) {
@@ -227,7 +231,7 @@ class RpcServer::Network {
   tcp::acceptor acceptor_;
   asio::steady_timer accept_timer_, stop_timer_;
   uint64_t next_client_ = 1;
-  bool stopping_ = false;
+  bool accepting_ = false, stopping_ = false;
   uint16_t port_ = 0;
   std::string address_;
   std::thread thread_;
