@@ -18,6 +18,7 @@ struct JobRow {
   std::string reason;  // of a failure
 };
 
+int name_width(const std::vector<std::string>& names);  // of a column that cuts none of them
 void print_job_table(const std::vector<JobRow>& rows);
 
 }  // namespace coppice

@@ -35,7 +35,7 @@ class Table : public Progress {
     const bool sized = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_row > 0;
     const size_t height = sized ? window.ws_row : 25,
                  width = sized && window.ws_col > 0 ? window.ws_col : 100;
-    std::vector<std::string> lines{fmt::format("{:<28} {:<8} {:>11} {:>9} {:>9} {:>9} {:>7}", "job", "state",
+    std::vector<std::string> lines{fmt::format("{:<28} {:<9} {:>13} {:>9} {:>9} {:>9} {:>7}", "job", "state",
                                                "step", "loss", "eval", "tokens/s", "left")};
     size_t hidden = 0;
     double rate = 0;
@@ -71,7 +71,7 @@ class Table : public Progress {
   std::string row(const Engine& engine, const JobRun& run, double rate) const {
     std::string name = run.name();
     if (name.size() > 28) name = name.substr(0, 13) + ".." + name.substr(name.size() - 13);
-    std::string line = fmt::format("{:<28} {:<8} {:>11} {:>9.4f} {:>9} {:>9.0f} {:>7}", name,
+    std::string line = fmt::format("{:<28} {:<9} {:>13} {:>9.4f} {:>9} {:>9.0f} {:>7}", name,
                                    job_state_name(run.record.state),
                                    fmt::format("{}/{}", run.head.version, run.record.total_steps),
                                    run.head.loss, evaluation(run), rate, left(engine, run));

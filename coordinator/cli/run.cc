@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "common/base/error.h"
+#include "coordinator/cli/job_table.h"
 #include "coordinator/jobs/job_file.h"
 
 namespace coppice {
@@ -14,13 +15,16 @@ double mebibytes(int64_t bytes) {
 }
 
 void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const MemoryModel& model) {
-  std::printf("%-32s %-14s %8s %12s %12s %10s\n", "job", "method", "steps", "tokens/epoch", "parameters",
-              "MiB");
+  std::vector<std::string> names;
+  for (const auto& job : jobs) names.push_back(job->spec.name);
+  const int width = name_width(names);
+  std::printf("%-*s %-14s %8s %12s %12s %10s\n", width, "job", "method", "steps", "tokens/epoch",
+              "parameters", "MiB");
   int64_t adapters = 0;
   for (const auto& job : jobs) {
     const int64_t bytes = model.job_bytes(memory_of(*job));
     adapters += bytes;
-    std::printf("%-32s %-14s %8lld %12lld %12lld %10.1f\n", job->spec.name.c_str(),
+    std::printf("%-*s %-14s %8lld %12lld %12lld %10.1f\n", width, job->spec.name.c_str(),
                 std::string(job->method->method().peft_type()).c_str(),
                 static_cast<long long>(job->batching->total_steps()),
                 static_cast<long long>(job->data.train.tokens),
