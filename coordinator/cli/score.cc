@@ -16,6 +16,7 @@
 #include "common/base/check.h"
 #include "common/base/error.h"
 #include "common/io/files.h"
+#include "coordinator/cli/stop_on_signal.h"
 #include "coordinator/jobs/dataset.h"
 #include "coordinator/schedule/packer.h"
 
@@ -92,6 +93,8 @@ std::vector<float> forward(Inference& inference, const Dataset& dataset, size_t 
   return std::move(losses[0].log_probability);
 }
 
+struct Stopped {};  // by a signal
+
 struct Sum {
   double log_probability = 0;
   int64_t targets = 0;
@@ -119,9 +122,7 @@ std::string line_of(const Example& example, bool virtual_rows, size_t number, co
                      all ? "" : ", \"positions\": [" + positions + "]");
 }
 
-}  // namespace
-
-int run_score(const ScoreOptions& options) {
+int score(const ScoreOptions& options) {
   std::error_code none;
   if (std::filesystem::equivalent(options.data, options.output, none)) {
     throw invalid("--output {}: is the data itself; another file is accepted", options.output);
@@ -135,6 +136,7 @@ int run_score(const ScoreOptions& options) {
     Progress progress(examples.size());
     uint64_t id = 0;
     for (size_t begin = 0; begin < examples.size();) {
+      if (StopOnSignal::asked()) throw Stopped{};
       int64_t rows = 0, tokens = 0;
       size_t end = begin;
       for (; end < examples.size(); ++end) {
@@ -155,6 +157,17 @@ int run_score(const ScoreOptions& options) {
   print(fmt::format("perplexity {:.6g} over {} tokens of {} lines\n",
                     std::exp(-sum.log_probability / double(sum.targets)), sum.targets, examples.size()));
   return 0;
+}
+
+}  // namespace
+
+int run_score(const ScoreOptions& options) {
+  StopOnSignal signals;
+  try {
+    return score(options);
+  } catch (const Stopped&) {
+    StopOnSignal::follow();
+  }
 }
 
 }  // namespace coppice

@@ -7,7 +7,7 @@
 // first one too): then "positions" lists those that are, numbered from 0.
 //
 // Thread: main. Errors: kInvalid and the like before the weights are loaded; kFailed where a probability is
-// not a number. The output is whole or not there.
+// not a number. The output is whole or not there, also after a signal, by which the process then ends.
 
 #include <cstdint>
 #include <string>

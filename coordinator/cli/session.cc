@@ -1,7 +1,6 @@
 #include "coordinator/cli/session.h"
 
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <thread>
@@ -14,8 +13,6 @@ namespace {
 
 constexpr auto kIdle = std::chrono::microseconds(100);
 constexpr double kGoodbye_s = 600;  // shards may have much to make durable
-
-volatile std::sig_atomic_t stop_signal = 0;  // the one thing that a signal handler may write
 
 ClusterShape checked_shape(const SessionOptions& options) {
   const auto count = [](const char* option, int64_t value, int64_t least) {
@@ -61,17 +58,6 @@ int64_t within(int64_t available_bytes, int64_t wanted_bytes) {
 }
 
 }  // namespace
-
-StopOnSignal::StopOnSignal() {
-  struct sigaction action {};
-  action.sa_handler = [](int signal) { stop_signal = signal; };
-  action.sa_flags = int(SA_RESETHAND);
-  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
-}
-
-bool StopOnSignal::asked() {
-  return stop_signal != 0;
-}
 
 Session::Session(const SessionOptions& options, Launch& launch, Backbone backbone)
     : options_(options),

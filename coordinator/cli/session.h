@@ -11,6 +11,7 @@
 #include "coordinator/cli/launch.h"
 #include "coordinator/cli/progress.h"
 #include "coordinator/cli/run_folder.h"
+#include "coordinator/cli/stop_on_signal.h"
 #include "coordinator/engine.h"
 #include "coordinator/trace_file.h"
 
@@ -24,14 +25,6 @@ struct SessionOptions {
   int64_t memory_bytes = 0;  // that may be used of each host's; 0: what is available
   std::string trace;         // file; empty: none
   ComputeOptions compute;
-};
-
-// The first SIGINT, SIGTERM or SIGUSR1 asks for an orderly stop; a second one ends the process at once.
-// (mpirun passes SIGUSR1 on and lets its ranks live; on the others it kills them.)
-class StopOnSignal {
- public:
-  StopOnSignal();
-  static bool asked();
 };
 
 class Session {

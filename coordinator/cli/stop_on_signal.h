@@ -1,0 +1,16 @@
+#pragma once
+// The first SIGINT, SIGTERM or SIGUSR1 asks for an orderly stop; a second one ends the process at once.
+// (mpirun passes SIGUSR1 on and lets its ranks live; on the others it kills them.) Thread: main.
+
+namespace coppice {
+
+class StopOnSignal {
+ public:
+  StopOnSignal();
+  static bool asked();
+  // Ends the process by the signal that asked, for a command that has put its things away and has nothing to
+  // go on with: whoever sent it sees what it expects.
+  [[noreturn]] static void follow();
+};
+
+}  // namespace coppice
