@@ -67,7 +67,7 @@ bool Engine::ended() const {
     if (run->ended()) continue;
     const bool resting =
         run->phase == Phase::kWaiting || run->phase == Phase::kPaused || run->phase == Phase::kQueued;
-    const bool at_rest = resting && run->packs_in_flight == 0 && run->answers_missing == 0;
+    const bool at_rest = resting && run->settled();
     const bool paused = run->phase == Phase::kPaused && !stopping_;
     if (!(stopping_ || paused) || !at_rest) return false;
   }
@@ -85,9 +85,10 @@ void Engine::request_stop() {
         pipelines_[size_t(run->pipeline)].queue.clear(name);
         run->phase = Phase::kWaiting;
         break;
-      case Phase::kPublishing:
+      case Phase::kMoving:
       case Phase::kInitializing:
         run->phase = Phase::kWaiting;
+        run->next_pipeline = -1;
         break;
       default:
         break;
@@ -236,7 +237,7 @@ void Engine::take_done(const Message& message) {
   for (const PackItem& item : freed.items) {
     JobRun& run = *jobs_.at(item.job);
     --run.packs_in_flight;
-    leave_if_done(run);
+    come_back(run);
   }
 }
 
@@ -247,7 +248,12 @@ void Engine::take_ready(const Message& message) {
   JobRun& run = *it->second;
   if (--run.answers_missing > 0) return;
   note_span("publish", run.published_seconds, run);
-  if (run.phase == Phase::kPublishing) return advance(run);
+  come_back(run);
+}
+
+// A pack or the last acknowledgement of a job has: perhaps it was waited for.
+void Engine::come_back(JobRun& run) {
+  if (run.phase == Phase::kMoving && run.settled()) return advance(run);
   leave_if_done(run);
 }
 
@@ -328,6 +334,8 @@ void Engine::send_pack(int number, PackedItems packed) {
       own.clear_targets();
       own.clear_target_weights();
     }
+    for (size_t i = 0; i < packed.items.size(); ++i)
+      own.mutable_segments(int(i))->set_adapter_here(jobs_.at(packed.items[i].job)->on_stage[stage]);
     transport_.send(pipeline.ranks[stage], make_message(proto::PACK_PLAN, own));
   }
   const int64_t rows = packed.plan.pack.rows;

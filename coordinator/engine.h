@@ -9,6 +9,11 @@
 // evaluate, pause, or move to a pipeline that has nothing to do. At its end: commit, export, done. A job that
 // fails or is cancelled leaves alone, with its reason kept.
 //
+// The next step begins as soon as the shards have been told to update: its packs name the new version, and a
+// stage holds them until that is in place (stage_worker.h says why no wait is for ever). Only what takes a
+// job away from stages waits for them to have acknowledged the version: moving, leaving, stopping. A version
+// that came after its job had gone would stay there, and a move back would find it.
+//
 // Thread: main. Errors: poll() throws what ends the run: a rank that is gone (kFailed), a store that cannot
 // be written (kExhausted, kFailed). What concerns one job fails that job.
 
@@ -117,6 +122,7 @@ class Engine {
   void take_norms(const Message& message);
   void take_done(const Message& message);
   void take_ready(const Message& message);
+  void come_back(JobRun& run);
   void take_spans(const Message& message);
   JobRun* find(const std::string& job, Phase phase);
   JobRun& known(const std::string& job);
@@ -133,7 +139,8 @@ class Engine {
   void add_to_shards(JobRun& run, ShardState state);
   void route(JobRun& run);
   void advance(JobRun& run);
-  bool move_to_idle_pipeline(JobRun& run);
+  int idle_pipeline(const JobRun& run) const;
+  void move(JobRun& run);
   void begin(JobRun& run, Phase phase, StepPlan plan);
   void end_evaluation(JobRun& run);
   void end_step(JobRun& run);
@@ -148,8 +155,7 @@ class Engine {
   void drop_from_stages(const JobRun& run);
   int jobs_on(int pipeline) const;
   int lightest_pipeline() const;
-  bool stage_holds(const JobRun& run, size_t stage) const;
-  int stages_with_tensors(const JobRun& run) const;
+  std::vector<bool> stages_with_tensors(const MethodConfig& method) const;
   void to_shard(int rank, Message message);
   std::vector<int> shards_of(const JobRun& run) const;
 

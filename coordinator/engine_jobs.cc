@@ -13,10 +13,13 @@
 
 namespace coppice {
 
-// Paused jobs are no load.
+// Paused jobs are no load; one that is to move is load where it will be.
 int Engine::jobs_on(int pipeline) const {
   int count = 0;
-  for (const auto& [name, run] : jobs_) count += run->pipeline == pipeline && run->phase != Phase::kPaused;
+  for (const auto& [name, run] : jobs_) {
+    const int its = run->next_pipeline >= 0 ? run->next_pipeline : run->pipeline;
+    count += its == pipeline && run->phase != Phase::kPaused;
+  }
   return count;
 }
 
@@ -38,25 +41,21 @@ void Engine::initialize(JobRun& run) {
   request.set_seed(run.train().seed);
   run.phase = Phase::kInitializing;
   run.on_stages = true;
-  run.answers_missing = stages_with_tensors(run);
+  run.answers_missing = run.stages_with_tensors();
   const auto& ranks = pipelines_[size_t(run.pipeline)].ranks;
   for (size_t stage = 0; stage < ranks.size(); ++stage) {
-    if (stage_holds(run, stage))
-      transport_.send(ranks[stage], make_message(proto::INITIALIZE_ADAPTER, request));
+    if (run.on_stage[stage]) transport_.send(ranks[stage], make_message(proto::INITIALIZE_ADAPTER, request));
   }
 }
 
-bool Engine::stage_holds(const JobRun& run, size_t stage) const {
-  const auto& specs = run.job->method->tensors();
-  return std::any_of(specs.begin(), specs.end(), [&](const TensorSpec& spec) {
-    return options_.stages[stage].holds(spec.layer, backbone_.config.layers);
-  });
-}
-
-int Engine::stages_with_tensors(const JobRun& run) const {
-  int count = 0;
-  for (size_t stage = 0; stage < options_.stages.size(); ++stage) count += stage_holds(run, stage);
-  return count;
+std::vector<bool> Engine::stages_with_tensors(const MethodConfig& method) const {
+  std::vector<bool> with;
+  for (const LayerRange& stage : options_.stages) {
+    with.push_back(std::any_of(method.tensors().begin(), method.tensors().end(), [&](const TensorSpec& spec) {
+      return stage.holds(spec.layer, backbone_.config.layers);
+    }));
+  }
+  return with;
 }
 
 void Engine::to_shard(int rank, Message message) {
@@ -115,13 +114,13 @@ void Engine::add_to_shards(JobRun& run, ShardState state) {
   }
   run.on_shards = true;
   route(run);
+  advance(run);
 }
 
 // The shards publish the version of now to the stages of the job's pipeline, and every version from now on.
 void Engine::route(JobRun& run) {
-  run.phase = stopping_ ? Phase::kWaiting : Phase::kPublishing;
   run.on_stages = true;
-  run.answers_missing = stages_with_tensors(run);
+  run.answers_missing = run.stages_with_tensors();
   run.published_seconds = steady_seconds();
   const auto& specs = run.job->method->tensors();
   const auto& ranks = pipelines_[size_t(run.pipeline)].ranks;
@@ -141,12 +140,13 @@ void Engine::route(JobRun& run) {
   }
 }
 
-// At a version that all stages hold, with nothing under way.
+// At a version that has been published, with no step or evaluation under way.
 void Engine::advance(JobRun& run) {
   const PreparedJob& job = *run.job;
   const int64_t version = run.head.version, total = run.record.total_steps;
   const int64_t rhythm = run.train().save_steps;
   run.phase = Phase::kWaiting;
+  run.next_pipeline = -1;
   if (stopping_) return;
   // A rhythm of its own: this version goes to the store before the next is made.
   if (rhythm > 0 && version > 0 && version % rhythm == 0 && version > run.saved_version) {
@@ -157,7 +157,14 @@ void Engine::advance(JobRun& run) {
     run.phase = Phase::kPaused;
     return;
   }
-  if (move_to_idle_pipeline(run)) return;
+  run.next_pipeline = idle_pipeline(run);
+  if (run.next_pipeline >= 0) {
+    if (!run.settled()) {
+      run.phase = Phase::kMoving;
+      return;
+    }
+    move(run);
+  }
   if (run.head.evaluated < version && job.batching->evaluates_after(version)) {
     return begin(run, Phase::kEvaluating, job.batching->evaluation());
   }
@@ -169,18 +176,22 @@ void Engine::advance(JobRun& run) {
   begin(run, Phase::kStepping, job.batching->step(version));
 }
 
-// A pipeline that has no job takes one from where there are several.
-bool Engine::move_to_idle_pipeline(JobRun& run) {
-  if (pipelines_.size() == 1 || run.packs_in_flight > 0) return false;
+// A pipeline that has no job takes one from where there are several; -1 where there is none such. Once a
+// version: so a stage can tell the drop of a job that has left from the version with which it comes back,
+// whichever of them arrives first.
+int Engine::idle_pipeline(const JobRun& run) const {
+  if (pipelines_.size() == 1 || run.moved_version == run.head.version) return -1;
   const int target = lightest_pipeline();
-  if (jobs_on(target) > 0 || jobs_on(run.pipeline) < 2) return false;
-  Pipeline &from = pipelines_[size_t(run.pipeline)], &to = pipelines_[size_t(target)];
+  return jobs_on(target) > 0 || jobs_on(run.pipeline) < 2 ? -1 : target;
+}
+
+void Engine::move(JobRun& run) {
   drop_from_stages(run);
-  from.queue.remove(run.name());
-  run.pipeline = target;
-  to.queue.add(run.name(), run.job->spec.priority);
+  pipelines_[size_t(run.pipeline)].queue.remove(run.name());
+  run.pipeline = std::exchange(run.next_pipeline, -1);
+  run.moved_version = run.head.version;
+  pipelines_[size_t(run.pipeline)].queue.add(run.name(), run.job->spec.priority);
   route(run);
-  return true;
 }
 
 void Engine::begin(JobRun& run, Phase phase, StepPlan plan) {
@@ -229,8 +240,7 @@ void Engine::update(JobRun& run, double norm) {
   const double limit = run.train().max_grad_norm;
   step.set_gradient_factor(limit > 0 ? std::min(1.0, limit / (norm + 1e-6)) : 1.0);
   run.head.version += 1;
-  run.phase = Phase::kPublishing;
-  run.answers_missing = stages_with_tensors(run);
+  run.answers_missing = run.stages_with_tensors();
   run.grad_norm = norm;
   run.learning_rate = step.learning_rate();
   run.head.tokens += run.plan->tokens;
@@ -242,10 +252,7 @@ void Engine::update(JobRun& run, double norm) {
   for (int rank : shards_of(run)) to_shard(rank, make_message(proto::UPDATE_ADAPTER, step));
   if (own_shard_) note_span("update", run.published_seconds, run);
   tell(JobEvent::Kind::kStep, run);
-  // What one rank sends arrives in order: a plan that follows the version need not wait for the stages to say
-  // that they have it, which they do only between two packs. With a choice of pipelines it does: a job moves
-  // when nothing of it is on its way.
-  if (own_shard_ && pipelines_.size() == 1) advance(run);
+  advance(run);
 }
 
 // The last version is durable: its tensors are brought here to be exported.
@@ -295,21 +302,22 @@ void Engine::fail(JobRun& run, const std::string& reason, JobState state) {
   changed(run);
   if (run.pipeline >= 0) pipelines_[size_t(run.pipeline)].queue.clear(run.name());
   run.phase = Phase::kLeaving;
+  run.next_pipeline = -1;
   leave_if_done(run);
 }
 
 void Engine::drop_from_stages(const JobRun& run) {
   proto::DropAdapter drop;
   drop.set_job(run.name());
+  drop.set_version(run.head.version);
   const auto& ranks = pipelines_[size_t(run.pipeline)].ranks;
   for (size_t stage = 0; stage < ranks.size(); ++stage) {
-    if (stage_holds(run, stage)) transport_.send(ranks[stage], make_message(proto::DROP_ADAPTER, drop));
+    if (run.on_stage[stage]) transport_.send(ranks[stage], make_message(proto::DROP_ADAPTER, drop));
   }
 }
 
 void Engine::leave_if_done(JobRun& run) {
-  const bool quiet = run.packs_in_flight == 0 && run.answers_missing == 0 && !run.saving;
-  if (run.phase == Phase::kLeaving && quiet) leave(run);
+  if (run.phase == Phase::kLeaving && run.settled() && !run.saving) leave(run);
 }
 
 // Nothing of the job is under way any more.
@@ -319,6 +327,7 @@ void Engine::leave(JobRun& run) {
   if (run.on_shards) {
     proto::DropAdapter drop;
     drop.set_job(run.name());
+    drop.set_version(run.head.version);
     for (int rank : shards_of(run)) to_shard(rank, make_message(proto::DROP_ADAPTER, drop));
   }
   run.on_stages = run.on_shards = false;

@@ -33,6 +33,7 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   run.record.instruction_set = options_.instruction_set;
   run.job = std::move(job);
   run.memory = memory_of(*run.job);
+  run.on_stage = stages_with_tensors(*run.job->method);
   const std::string name = run.name();
   CHECK(jobs_.emplace(name, std::move(owned)).second);
   if (known && known->head) {

@@ -2,6 +2,7 @@
 // One job inside the engine: what it is, where it stands, what of its step is under way. Plain data; the
 // engine moves it. Thread: main.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -17,10 +18,10 @@ namespace coppice {
 enum class Phase {
   kQueued,        // waits for memory
   kInitializing,  // stages make version 0
-  kPublishing,    // a version is on its way to the stages
   kStepping,      // micro-batches of a step are out
   kEvaluating,    // micro-batches of an evaluation are out
   kWaiting,       // for a commit, or stopped at a step boundary
+  kMoving,        // to another pipeline, once nothing of it is on its way
   kPaused,        // by its user, at a step boundary
   kFinishing,     // the last version is being committed
   kExporting,     // its tensors are on their way from the shards
@@ -44,7 +45,10 @@ struct JobRun {
   Phase phase = Phase::kQueued;
   std::optional<StoredJob> known;  // until it is admitted
   int pipeline = -1;
-  std::vector<int> shard_of;  // by tensor: the shard rank that owns it
+  int next_pipeline = -1;      // where it moves to; -1: it stays
+  int64_t moved_version = -1;  // at which it moved last
+  std::vector<bool> on_stage;  // by stage: whether tensors of it live there
+  std::vector<int> shard_of;   // by tensor: the shard rank that owns it
   bool on_shards = false, on_stages = false;
   bool pause_wanted = false;
 
@@ -81,6 +85,9 @@ struct JobRun {
   const std::string& name() const { return record.name; }
   const TrainArguments& train() const { return job->spec.train; }
   bool ended() const { return phase == Phase::kEnded; }
+  // Stages have nothing to do for it, and no version is on its way to them.
+  bool settled() const { return packs_in_flight == 0 && answers_missing == 0; }
+  int stages_with_tensors() const { return int(std::count(on_stage.begin(), on_stage.end(), true)); }
   bool unsaved() const { return changes > (saving ? changes_under_way : saved_changes); }
 };
 

@@ -8,7 +8,7 @@
 namespace coppice {
 namespace {
 
-void put_segment(const Segment& segment, bool ends_step, proto::PackSegment& out) {
+void put_segment(const Segment& segment, proto::PackSegment& out) {
   out.set_job(segment.job);
   out.set_version(segment.version);
   out.set_step(segment.step);
@@ -17,7 +17,6 @@ void put_segment(const Segment& segment, bool ends_step, proto::PackSegment& out
   out.set_lowest_layer(segment.lowest_layer);
   out.set_row(segment.row);
   out.set_rows(segment.rows);
-  out.set_ends_step(ends_step);
   for (const PackSequence& sequence : segment.sequences) {
     auto* entry = out.add_sequences();
     entry->set_row(sequence.row);
@@ -82,7 +81,10 @@ proto::PackPlan to_proto(const PackPlan& plan) {
   out.set_checkpointing(plan.pack.checkpointing);
   out.set_rows(plan.pack.rows);
   for (size_t i = 0; i < plan.pack.segments.size(); ++i) {
-    put_segment(plan.pack.segments[i], plan.ends_step[i], *out.add_segments());
+    auto& segment = *out.add_segments();
+    put_segment(plan.pack.segments[i], segment);
+    segment.set_ends_step(plan.ends_step[i]);
+    segment.set_adapter_here(plan.adapter_here[i]);
   }
   out.mutable_tokens()->Add(plan.tokens.begin(), plan.tokens.end());
   out.mutable_target_rows()->Add(plan.targets.rows.begin(), plan.targets.rows.end());
@@ -103,6 +105,7 @@ PackPlan from_proto(const proto::PackPlan& in) {
     if (segments.size() > 1 && segments.back().lowest_layer < segments[segments.size() - 2].lowest_layer)
       throw invalid("pack {}: its segments are not ordered by how deep their backward reaches", in.id());
     plan.ends_step.push_back(segment.ends_step());
+    plan.adapter_here.push_back(segment.adapter_here());
   }
   if (next_row != plan.pack.rows)
     throw invalid("pack {}: {} rows are announced, {} are in it", in.id(), in.rows(), next_row);

@@ -36,7 +36,8 @@ Header read_header(const Message& message) {
 // A pack as a stage gets it; tokens and targets are empty on stages that do not need them.
 struct PackPlan {
   Pack pack;
-  std::vector<bool> ends_step;  // by segment
+  std::vector<bool> ends_step;     // by segment
+  std::vector<bool> adapter_here;  // by segment: tensors of its job live on this stage
   PackTokens tokens;
   PackTargets targets;
 };

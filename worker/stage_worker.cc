@@ -1,5 +1,7 @@
 #include "worker/stage_worker.h"
 
+#include <algorithm>
+
 #include "common/base/error.h"
 
 namespace coppice {
@@ -48,12 +50,8 @@ void StageWorker::take(Message message) {
       return initialize(message);
     case proto::PUBLISH:
       return publish(message);
-    case proto::DROP_ADAPTER: {
-      const std::string job = read_header<proto::DropAdapter>(message).job();
-      stage_.drop_adapter(job);
-      jobs_.erase(job);
-      return;
-    }
+    case proto::DROP_ADAPTER:
+      return drop(message);
     default:
       throw invalid("message of kind {} from rank {} is not for a stage", message.kind, message.from);
   }
@@ -154,10 +152,21 @@ void StageWorker::publish(const Message& message) {
   for (auto& [number, tensor] : known.arriving) tensors.push_back(std::move(tensor));
   known.arriving.clear();
   stage_.set_adapter(header.job(), known.method, header.seed(), header.version(), tensors, header.training());
+  known.version = header.version();
   proto::AdapterReady ready;
   ready.set_job(header.job());
   ready.set_version(header.version());
   transport_.send(ranks_.coordinator, make_message(proto::ADAPTER_READY, ready));
+}
+
+// What a job that has come back here meanwhile publishes may have overtaken the drop of before.
+void StageWorker::drop(const Message& message) {
+  const auto header = read_header<proto::DropAdapter>(message);
+  const auto known = jobs_.find(header.job());
+  if (known == jobs_.end()) return;
+  if (std::max(known->second.version, known->second.arriving_version) > header.version()) return;
+  stage_.drop_adapter(header.job());
+  jobs_.erase(known);
 }
 
 bool StageWorker::backward_reaches(const PackPlan& plan) const {
@@ -170,7 +179,23 @@ bool StageWorker::backward_ready() const {
 
 bool StageWorker::forward_ready() const {
   if (forwards_.empty()) return false;
-  return !ranks_.previous || packs_.at(forwards_.front()).forward_rows.has_value();
+  const InFlight& pack = packs_.at(forwards_.front());
+  return (!ranks_.previous || pack.forward_rows.has_value()) && versions_in_place(pack.plan);
+}
+
+bool StageWorker::versions_in_place(const PackPlan& plan) const {
+  for (size_t i = 0; i < plan.pack.segments.size(); ++i) {
+    if (!plan.adapter_here[i]) continue;
+    const Segment& segment = plan.pack.segments[i];
+    const auto known = jobs_.find(segment.job);
+    const int64_t version = known == jobs_.end() ? -1 : known->second.version;
+    if (version > segment.version) {
+      throw invalid("pack {}: it is of version {} of job {}; version {} has taken its place", plan.pack.id,
+                    segment.version, segment.job, version);
+    }
+    if (version < segment.version) return false;
+  }
+  return true;
 }
 
 void StageWorker::run_forward() {

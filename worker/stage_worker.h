@@ -4,8 +4,14 @@
 //
 // Backwards go before forwards: they free memory. Packs go through each direction in the order of their
 // plans. On the last stage a pack's backward begins as soon as its loss is known. When a pack ends a job's
-// step, the job's gradients are pushed after its backward, each to the shard that published its tensor. A
-// version is in place when all tensors that live here have come, from whatever shards.
+// step, the job's gradients are pushed after its backward, each to the shard that published its tensor.
+//
+// A version is in place when all tensors that live here have come, from whatever shards. A plan may be here
+// before the versions it names, since it comes from another rank: its forward, and so those behind it, wait
+// until they are in place. They do not wait for ever. A plan is sent after the word that makes the shards
+// publish its version, no shard ever waits for a stage, and a stage that waits goes on to take what comes and
+// to compute backwards. And none misses its version: the next one is made from the gradients of this one,
+// and it is dropped when the packs of the job are done.
 //
 // Thread: compute thread. Errors: kInvalid for messages that do not fit, and those of Stage.
 
@@ -45,6 +51,7 @@ class StageWorker {
     std::shared_ptr<const MethodConfig> method;
     size_t tensors = 0;            // that live here
     std::map<int64_t, int> owner;  // of each, by number: the rank of its shard
+    int64_t version = -1;          // in place
     int64_t arriving_version = -1;
     std::map<int64_t, NumberedTensor> arriving;
   };
@@ -53,9 +60,11 @@ class StageWorker {
   void take_rows(Message& message);
   void initialize(const Message& message);
   void publish(const Message& message);
+  void drop(const Message& message);
   void check_tensor(const Job& job, const std::string& name, const NumberedTensor& tensor) const;
   bool backward_ready() const;
   bool forward_ready() const;
+  bool versions_in_place(const PackPlan& plan) const;
   void run_forward();
   void run_backward();
   void run_loss(InFlight& pack, const Rows& rows);

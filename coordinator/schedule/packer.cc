@@ -46,6 +46,7 @@ PackedItems make_pack(uint64_t id, bool checkpointing, std::vector<PackItem> ite
     segment.rows = plan.pack.rows - segment.row;
     plan.pack.segments.push_back(std::move(segment));
     plan.ends_step.push_back(item.ends_step);
+    plan.adapter_here.push_back(false);
   }
   return {std::move(plan), std::move(items)};
 }

@@ -34,7 +34,8 @@ struct PackedItems {
   std::vector<PackItem> items;  // in the order of the plan's segments
 };
 
-// items: those of one job in micro-batch order.
+// items: those of one job in micro-batch order. The plan is the same for all stages: what a stage alone is
+// told (adapter_here), whoever sends it there fills in.
 PackedItems make_pack(uint64_t id, bool checkpointing, std::vector<PackItem> items);
 
 }  // namespace coppice

@@ -1,11 +1,13 @@
-"""tests/bench/pipeline_waits.py on traces whose figures are known."""
+"""tests/bench/pipeline_waits.py on traces whose figures are known, and on traces of runs, whose busiest stage must not wait."""
 
 import json
 import subprocess
 import sys
 
 import pytest
+from bits import job
 from job_files import ROOT
+from ranks import Shape, mpirun
 
 
 def run(path, *arguments):
@@ -79,3 +81,13 @@ def test_what_is_no_trace_is_refused(tmp_path):
     for path in (tmp_path / "trace.json", tmp_path / "none.json", written(tmp_path / "empty.json", [])):
         done = run(path)
         assert done.returncode == 2 and str(path) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shape", [Shape(2, 1, 0), Shape(2, 1, 1), Shape(2, 1, 2), Shape(2, 2, 0), Shape(2, 2, 1)], ids=str)
+def test_the_busiest_stage_of_a_run_does_not_wait(runs, shape):
+    """With jobs enough for every stage there is always a pack to work on, wherever the parameters are and however many pipelines."""
+    jobs = [job(f"job{i}", "lora", i, max_steps=15, per_device_train_batch_size=8, gradient_accumulation_steps=1) for i in range(8 * shape.pipelines)]
+    trace = runs.folder / "trace.json"
+    runs.run("traced", jobs, *shape.flags, "--threads", 1, "--dtype", "float32", "--trace", trace, before=mpirun(shape.ranks))
+    done = run(trace, "--at-most", "5")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -18,6 +18,7 @@ PackPlan example() {
   plan.pack.segments = {{"one", 3, 3, 1, true, -1, 0, 6, {{0, 2, 3, 4, 0}, {5, 0, 1, 5, 7}}},
                         {"two", 8, 9, 0, false, kNoBackward, 6, 3, {{6, 0, 3, 0, 0}}}};
   plan.ends_step = {true, false};
+  plan.adapter_here = {false, true};
   plan.tokens = {0, 0, 11, 12, 13, 14, 15, 16, 17};
   plan.targets = {{2, 3, 8}, {12, 13, 99}, {0.5f, 0.25f, 1.0f}};
   return plan;
@@ -54,6 +55,7 @@ TEST(MessagesTest, APlanComesBackAsItWas) {
     }
   }
   EXPECT_THAT(back.ends_step, ElementsAre(true, false));
+  EXPECT_THAT(back.adapter_here, ElementsAre(false, true));
   EXPECT_EQ(back.tokens, plan.tokens);
   EXPECT_EQ(back.targets.rows, plan.targets.rows);
   EXPECT_EQ(back.targets.targets, plan.targets.targets);
