@@ -55,6 +55,7 @@ bool Engine::poll() {
     worked = true;
   }
   take_durable();
+  if (std::exchange(room_, false)) admit_waiting();
   worked |= fill_packs();
   worked |= commit_some();
   metrics_.flush();
@@ -62,27 +63,23 @@ bool Engine::poll() {
 }
 
 bool Engine::ended() const {
-  for (const auto& [name, run] : jobs_) {
-    if (run->unsaved() || run->saving) return false;
-    if (run->ended()) continue;
-    const bool resting =
-        run->phase == Phase::kWaiting || run->phase == Phase::kPaused || run->phase == Phase::kQueued;
-    const bool at_rest = resting && run->settled();
-    const bool paused = run->phase == Phase::kPaused && !stopping_;
-    if (!(stopping_ || paused) || !at_rest) return false;
-  }
-  return store_.idle() && shard_commits_ == 0;
+  if (!unsaved_.empty() || saving_ > 0 || !store_.idle()) return false;
+  if (!queued_.empty() && !stopping_) return false;
+  return std::all_of(running_.begin(), running_.end(), [&](const JobRun* run) {
+    const bool paused = run->phase == Phase::kPaused, stopped = stopping_ && run->phase == Phase::kWaiting;
+    return (paused || stopped) && run->settled();
+  });
 }
 
 void Engine::request_stop() {
   if (stopping_) return;
   stopping_ = true;
-  for (auto& [name, run] : jobs_) {
+  for (JobRun* run : running_) {
     switch (run->phase) {
       case Phase::kStepping:
       case Phase::kEvaluating:
         // What is out runs out; the step is computed again to the same bits.
-        pipelines_[size_t(run->pipeline)].queue.clear(name);
+        pipelines_[size_t(run->pipeline)].queue.clear(run->name());
         run->phase = Phase::kWaiting;
         break;
       case Phase::kMoving:

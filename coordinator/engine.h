@@ -22,6 +22,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -165,6 +166,8 @@ class Engine {
   StoredElsewhere stored_elsewhere(const JobRun& run) const;
   void take_committed(const Message& message);
   void take_durable();
+  void tell_waiters();
+  void hurry(JobRun& run);
   void changed(JobRun& run);
   void add_metric(JobRun& run, std::string line);
   void tell(JobEvent::Kind kind, const JobRun& run);
@@ -178,6 +181,13 @@ class Engine {
   std::vector<int> shard_ranks_;
   StoreThread store_;
   std::map<std::string, std::unique_ptr<JobRun>> jobs_;
+  // A server keeps all jobs that ever were: what is done often goes through these alone.
+  using Jobs = std::set<JobRun*, BySubmission>;
+  Jobs queued_, running_;                    // running: admitted, and not ended
+  std::set<JobRun*, ByLastCommit> unsaved_;  // and no commit of it is being written
+  Jobs urgent_;                              // unsaved, and somebody waits for it
+  int saving_ = 0;                           // jobs of which a commit is being written
+  bool room_ = false;                        // a job has left since those that wait were looked at
   std::vector<Pipeline> pipelines_;
   std::map<uint64_t, InFlightPack> packs_;
   uint64_t next_pack_ = 1;
@@ -189,6 +199,7 @@ class Engine {
   int shard_commits_ = 0;  // that shards have under way
   int64_t most_memory_bytes_ = 0;
   std::vector<Waiter> waiters_;
+  bool new_waiters_ = false;
   double started_seconds_;
   std::function<void(const JobEvent&)> on_event_;
   std::function<void(int rank, const std::vector<TraceSpan>&)> on_span_;

@@ -9,7 +9,7 @@
 namespace coppice {
 namespace {
 
-constexpr int kMostTogether = 16;  // commits at once: each holds a copy of its job's state
+constexpr size_t kMostTogether = 16;  // commits at once: each holds a copy of its job's state
 
 }  // namespace
 
@@ -18,23 +18,25 @@ constexpr int kMostTogether = 16;  // commits at once: each holds a copy of its 
 // last one took, so that commits cost the steps little.
 bool Engine::commit_some() {
   if (!store_.idle() || shard_commits_ > 0) return false;
-  const bool pausing = seconds() < next_commit_seconds_;
-  JobRun* oldest = nullptr;
-  int together = 0;
-  for (auto& [name, run] : jobs_) {
-    if (together == kMostTogether) break;
-    if (!run->unsaved() || run->saving) continue;
-    if (stopping_ || run->urgent || run->phase == Phase::kFinishing || run->phase == Phase::kEnded) {
-      commit(*run);
-      ++together;
-    } else if (!pausing && run->train().save_steps <= 0) {
-      if (oldest == nullptr || run->saved_at < oldest->saved_at) oldest = run.get();
-    }
+  std::vector<JobRun*> now;
+  const auto take = [&](const auto& jobs) {
+    for (JobRun* run : jobs)
+      if (now.size() < kMostTogether && !run->saving) now.push_back(run);
+  };
+  stopping_ ? take(unsaved_) : take(urgent_);
+  if (now.empty() && seconds() >= next_commit_seconds_) {
+    const auto oldest = std::find_if(unsaved_.begin(), unsaved_.end(), [](const JobRun* run) {
+      return !run->on_shards || run->train().save_steps <= 0;  // else it has a rhythm of its own
+    });
+    if (oldest != unsaved_.end()) now.push_back(*oldest);
   }
-  if (together > 0) return true;
-  if (oldest == nullptr) return false;
-  commit(*oldest);
-  return true;
+  for (JobRun* run : now) commit(*run);
+  return !now.empty();
+}
+
+// It is committed as soon as can be.
+void Engine::hurry(JobRun& run) {
+  if (run.unsaved()) urgent_.insert(&run);
 }
 
 // What the jobs have reached, where the run ends in an error: of tensors, those that this rank holds.
@@ -48,6 +50,8 @@ void Engine::save_all() {
 // Shards write a new version first; then it becomes HEAD here. A version that HEAD is at already, and a job
 // that has no tensors yet, need none of them.
 void Engine::commit(JobRun& run) {
+  unsaved_.erase(&run);
+  urgent_.erase(&run);
   Commit commit{run.record, run.head, std::nullopt, std::exchange(run.unsaved_metrics, {}), std::nullopt};
   const bool new_version = run.on_shards && run.head.version > run.saved_version;
   if (new_version && own_shard_) {
@@ -58,7 +62,7 @@ void Engine::commit(JobRun& run) {
     commit.elsewhere = StoredElsewhere{run.saved_version, {}, {}};
   }
   run.saving = true;
-  run.urgent = false;
+  ++saving_;
   run.changes_under_way = run.changes;
   run.state_under_way = run.record.state;
   run.commit_began_seconds = steady_seconds();
@@ -102,11 +106,14 @@ void Engine::take_committed(const Message& message) {
 }
 
 void Engine::take_durable() {
-  for (const auto& [name, took_here] : store_.poll()) {
+  const auto durable = store_.poll();
+  for (const auto& [name, took_here] : durable) {
     JobRun& run = *jobs_.at(name);
     const double took = own_shard_ ? took_here : steady_seconds() - run.commit_began_seconds;
     run.saving = false;
+    --saving_;
     run.saved_changes = run.changes_under_way;
+    if (run.unsaved()) unsaved_.insert(&run);
     const bool begun_since =
         run.durable_state == JobState::kRunning && run.state_under_way == JobState::kQueued;
     if (run.durable_state != run.state_under_way && !begun_since) {
@@ -129,6 +136,10 @@ void Engine::take_durable() {
     if (run.phase == Phase::kWaiting && !stopping_) advance(run);
     leave_if_done(run);
   }
+  if (!durable.empty() || std::exchange(new_waiters_, false)) tell_waiters();
+}
+
+void Engine::tell_waiters() {
   std::vector<std::function<void()>> done;
   std::erase_if(waiters_, [&](Waiter& waiter) {
     for (const auto& [name, changes] : waiter.changes) {
@@ -145,13 +156,15 @@ void Engine::when_durable(const std::vector<std::string>& jobs, std::function<vo
   for (const std::string& name : jobs) {
     JobRun& run = known(name);
     waiter.changes[name] = run.changes;
-    if (run.saved_changes < run.changes) run.urgent = true;
+    hurry(run);
   }
   waiters_.push_back(std::move(waiter));
+  new_waiters_ = true;
 }
 
 void Engine::changed(JobRun& run) {
   ++run.changes;
+  if (!run.saving) unsaved_.insert(&run);
 }
 
 void Engine::add_metric(JobRun& run, std::string line) {

@@ -16,7 +16,7 @@ namespace coppice {
 // Paused jobs are no load; one that is to move is load where it will be.
 int Engine::jobs_on(int pipeline) const {
   int count = 0;
-  for (const auto& [name, run] : jobs_) {
+  for (const JobRun* run : running_) {
     const int its = run->next_pipeline >= 0 ? run->next_pipeline : run->pipeline;
     count += its == pipeline && run->phase != Phase::kPaused;
   }
@@ -171,6 +171,7 @@ void Engine::advance(JobRun& run) {
   if (version >= total) {
     run.phase = Phase::kFinishing;
     if (!run.unsaved() && !run.saving) fetch(run);
+    hurry(run);
     return;
   }
   begin(run, Phase::kStepping, job.batching->step(version));
@@ -336,13 +337,15 @@ void Engine::leave(JobRun& run) {
   }
   run.pipeline = -1;
   run.phase = Phase::kEnded;
+  running_.erase(&run);
+  queued_.erase(&run);
+  room_ = true;
   run.plan.reset();
   run.job.reset();
   run.known.reset();
   for (auto* values : {&run.losses, &run.squared_norms}) std::vector<double>().swap(*values);
   run.fetched.clear();
   run.memory = {};
-  admit_waiting();
 }
 
 }  // namespace coppice

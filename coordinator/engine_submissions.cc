@@ -13,6 +13,7 @@ namespace coppice {
 namespace {
 
 constexpr int64_t kMostOvertaken = 64;  // times that smaller jobs may go before one that waits for memory
+constexpr int kMostLookedAt = 16;       // of those that must wait, when others have left
 
 }  // namespace
 
@@ -54,8 +55,11 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   run.pause_wanted = before == JobState::kPaused;
   run.known = std::move(known);
   run.record.state = run.pause_wanted ? JobState::kPaused : JobState::kQueued;
+  queued_.insert(&run);
   changed(run);
   admit_waiting();
+  if (run.phase == Phase::kQueued && run.record.reason.empty() && !run.pause_wanted)
+    run.record.reason = "waits for memory behind others";
 }
 
 void Engine::check_new(const PreparedJob& job) const {
@@ -121,25 +125,23 @@ void Engine::resume(const std::string& name) {
   admit_waiting();
 }
 
-// In the order of submission. One that must wait lets smaller ones behind it go first, but not for ever.
+// In the order of submission. One that must wait lets smaller ones behind it go first, but not for ever, and
+// not from anywhere in a long queue.
 void Engine::admit_waiting() {
   if (stopping_) return;
-  std::vector<JobRun*> waiting;
   std::vector<JobMemory> others;
-  for (auto& [name, run] : jobs_) {
-    if (run->phase == Phase::kQueued && !run->pause_wanted) waiting.push_back(run.get());
-    if (run->phase != Phase::kQueued && !run->ended()) others.push_back(run->memory);
-  }
-  std::sort(waiting.begin(), waiting.end(),
-            [](const JobRun* a, const JobRun* b) { return a->record.ordinal < b->record.ordinal; });
+  for (const JobRun* run : running_) others.push_back(run->memory);
   JobRun* first_left = nullptr;
-  for (JobRun* run : waiting) {
-    if (run->phase != Phase::kQueued) continue;  // another that failed at once has let it in
+  int left = 0;
+  for (auto next = queued_.begin(); next != queued_.end() && left < kMostLookedAt;) {
+    JobRun* run = *next++;  // it leaves the queue when it starts
+    if (run->pause_wanted) continue;
     if (first_left != nullptr && first_left->overtaken >= kMostOvertaken) return;
     const FitAnswer answer = fit_on_hosts(options_.hosts, run->name(), run->memory, others);
     if (answer.fit != Fit::kNow) {
       run->record.reason = answer.message;
       if (first_left == nullptr) first_left = run;
+      ++left;
       continue;
     }
     if (first_left != nullptr) ++first_left->overtaken;
@@ -151,6 +153,8 @@ void Engine::admit_waiting() {
 }
 
 void Engine::start(JobRun& run) {
+  queued_.erase(&run);
+  running_.insert(&run);
   run.pipeline = lightest_pipeline();
   pipelines_[size_t(run.pipeline)].queue.add(run.name(), run.job->spec.priority);
   run.record.state = JobState::kRunning;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "coordinator/params/checkpoint.h"
@@ -71,7 +72,6 @@ struct JobRun {
   int64_t changes = 0;                                    // of record or head, since the process began
   int64_t saved_changes = 0;                              // durable
   bool saving = false;                                    // a commit is being written
-  bool urgent = false;                                    // somebody waits for its commit
   int64_t saved_version = -1;                             // durable
   int64_t saved_at = 0;                                   // the number of its last commit among all
   double commit_began_seconds = 0;                        // of the commit being written
@@ -89,6 +89,19 @@ struct JobRun {
   bool settled() const { return packs_in_flight == 0 && answers_missing == 0; }
   int stages_with_tensors() const { return int(std::count(on_stage.begin(), on_stage.end(), true)); }
   bool unsaved() const { return changes > (saving ? changes_under_way : saved_changes); }
+};
+
+// In the order of submission.
+struct BySubmission {
+  bool operator()(const JobRun* a, const JobRun* b) const {
+    return std::tie(a->record.ordinal, a->record.name) < std::tie(b->record.ordinal, b->record.name);
+  }
+};
+// The one that was committed longest ago first. A job that is in such a set is not committed.
+struct ByLastCommit {
+  bool operator()(const JobRun* a, const JobRun* b) const {
+    return a->saved_at != b->saved_at ? a->saved_at < b->saved_at : BySubmission()(a, b);
+  }
 };
 
 // Lines of metrics.jsonl.
