@@ -170,6 +170,9 @@ class Backend {
   virtual std::string instruction_set() const = 0;  // what the bits depend on, e.g. "avx512_core_bf16"
   // Why this compute dtype cannot be used here; nothing where it can.
   virtual std::optional<std::string> unsupported(DType compute) const = 0;
+  // The compute dtype that this device has instructions for, which is what is taken where none was asked for. The same on all
+  // devices of one instruction set.
+  virtual DType natural_dtype() const = 0;
 
   // --- memory
   virtual Buffer allocate(size_t bytes) = 0;

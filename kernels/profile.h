@@ -47,6 +47,7 @@ class ProfiledBackend final : public Backend {
   std::optional<std::string> unsupported(DType compute) const override {
     return device_->unsupported(compute);
   }
+  DType natural_dtype() const override { return device_->natural_dtype(); }
 
   Buffer allocate(size_t bytes) override { return device_->allocate(bytes); }
   size_t allocated_bytes() const override { return device_->allocated_bytes(); }

@@ -1,195 +1,318 @@
+// Products of pairs where the processor has no instruction for them: each half of a pair is widened to
+// float32, which is exact, and multiplied as gemm-inl.h does it. The right side is widened in registers, once
+// for all rows of a tile; the left side into a scratch of the first-level cache, from where it is broadcast
+// for nothing. On AVX-512, where widening takes the ports of the multiply-adds, a tile of 8 x 48 costs 54
+// operations a pair of 48 that multiply.
+
 #include "kernels/cpu/bf16_gemm.h"
 
-#include <algorithm>
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/bf16_gemm.cc"
+#include <hwy/foreach_target.h>
 
-#include <immintrin.h>
+#include "kernels/cpu/gemm-inl.h"
 
-// GCC 12 warns inside its own intrinsics, of a value that is undefined on purpose.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-
-// For the instructions of this file alone; callers have asked the processor.
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-
+HWY_BEFORE_NAMESPACE();
 namespace coppice {
+namespace HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kLanes = 16;
-constexpr int kTileRows = 8;  // with three vectors: 24 of 32 registers
+using WordVec = hn::Vec<Words>;
 
-__mmask16 mask_of(int64_t count) {
-  return count >= kLanes ? __mmask16(0xffff) : __mmask16((1u << std::max<int64_t>(count, 0)) - 1);
+HWY_INLINE WordVec load_pairs(const Pair* from, Whole) {
+  return hn::LoadU(Words(), from);
+}
+HWY_INLINE WordVec load_pairs(const Pair* from, Part part) {
+  return hn::MaskedLoad(hn::FirstN(Words(), size_t(part.count)), Words(), from);
+}
+HWY_INLINE void store_pairs(WordVec pairs, Pair* to, Whole) {
+  hn::StoreU(pairs, Words(), to);
+}
+HWY_INLINE void store_pairs(WordVec pairs, Pair* to, Part part) {
+  hn::BlendedStore(pairs, hn::FirstN(Words(), size_t(part.count)), Words(), to);
 }
 
-// 32 floats as bfloat16, in order.
-__m512i rounded(__m512 low, __m512 high) {
-  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+HWY_INLINE Vec earlier(WordVec pairs) {
+  return hn::BitCast(Floats(), hn::ShiftLeft<16>(pairs));
+}
+HWY_INLINE Vec later(WordVec pairs) {
+  return hn::BitCast(Floats(), hn::And(pairs, hn::Set(Words(), 0xffff0000u)));
 }
 
-// Columns [c, c + 32) of a row, zero beyond cols.
-__m512i load_along(const float* row, int64_t c, int64_t cols) {
-  return rounded(_mm512_maskz_loadu_ps(mask_of(cols - c), row + c),
-                 _mm512_maskz_loadu_ps(mask_of(cols - c - kLanes), row + c + kLanes));
+// Denormals become zero of their sign, as VCVTNE2PS2BF16 has it; all else is round_to_bfloat16's.
+HWY_INLINE WordVec rounded(Vec value) {
+  const auto denormal = hn::Lt(hn::Abs(value), set(std::numeric_limits<float>::min()));
+  const Vec zero = hn::And(value, set(-0.0f));
+  return hn::BitCast(Words(), round_to_bfloat16(hn::IfThenElse(denormal, zero, value)));
 }
 
-// The 16 x 16 transpose.
-void transpose(__m512i r[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+#if HWY_TARGET == HWY_AVX3
+// Whether no value is NaN or denormal, so that rounding is an addition. AVX-512 has an instruction that
+// tells.
+HWY_INLINE bool rounds_plainly(Vec first, Vec second) {
+  constexpr int kQuietNan = 0x01, kDenormal = 0x20, kSignallingNan = 0x80;
+  return (_mm512_fpclass_ps_mask(first.raw, kQuietNan | kDenormal | kSignallingNan) |
+          _mm512_fpclass_ps_mask(second.raw, kQuietNan | kDenormal | kSignallingNan)) == 0;
+}
+#else
+HWY_INLINE bool rounds_plainly(Vec, Vec) {
+  return false;
+}
+#endif
+
+// To the upper half; the lower half is left over from the addition.
+HWY_INLINE WordVec rounded_plainly(Vec value) {
+  const auto bits = hn::BitCast(Words(), value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(Words(), 1));
+  return hn::Add(hn::Add(bits, hn::Set(Words(), 0x7fff)), odd);
+}
+
+HWY_INLINE WordVec pair_up(Vec first, Vec second) {
+  if (HWY_LIKELY(rounds_plainly(first, second))) {
+    return hn::Or(hn::ShiftRight<16>(rounded_plainly(first)),
+                  hn::And(rounded_plainly(second), hn::Set(Words(), 0xffff0000u)));
   }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  return hn::Or(hn::ShiftRight<16>(rounded(first)), rounded(second));
+}
+
+// Columns [c, c + kLanes) of a row, zero beyond cols.
+HWY_INLINE Vec load_up_to(const float* row, int64_t c, int64_t cols) {
+  if (c + kLanes <= cols) return load(row + c, Whole());
+  return c < cols ? load(row + c, Part{cols - c}) : set(0);
+}
+
+// What is packed is a part of long rows, which the processor does not see coming: a later row is called for.
+constexpr int64_t kRowsToCome = 2;
+
+void pack_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to, int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* const row = from + r * stride;
+    for_columns(pairs_of(cols), [&](int64_t k, auto part) HWY_ATTR {
+      hwy::Prefetch(row + kRowsToCome * stride + 2 * k);
+      hwy::Prefetch(row + kRowsToCome * stride + 2 * k + kLanes);
+      const Vec low = load_up_to(row, 2 * k, cols), high = load_up_to(row, 2 * k + kLanes, cols);
+      const Floats f;
+      store_pairs(pair_up(hn::ConcatEven(f, high, low), hn::ConcatOdd(f, high, low)), to + r * to_stride + k,
+                  part);
+    });
   }
 }
 
-// kRows x (kVectors vectors) of c; last: of the last vector.
-template <int kRows, int kVectors>
-inline __attribute__((always_inline)) void tile(int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
-                                                float* c, int64_t c_stride, float alpha, PairStore store,
-                                                __mmask16 last) {
-  __m512 sums[kRows * kVectors];
-#pragma GCC unroll 24
-  for (int i = 0; i < kRows * kVectors; ++i) sums[i] = _mm512_setzero_ps();
-#pragma GCC unroll 24
-  for (int i = 0; i < kRows * kVectors; ++i)
-    _mm_prefetch(reinterpret_cast<const char*>(c + i / kVectors * c_stride + i % kVectors * kLanes),
-                 _MM_HINT_T0);
-  if (store == PairStore::kGoOn) {
-#pragma GCC unroll 24
-    for (int i = 0; i < kRows * kVectors; ++i) {
-      const __mmask16 mask = i % kVectors < kVectors - 1 ? __mmask16(0xffff) : last;
-      sums[i] = _mm512_maskz_loadu_ps(mask, c + i / kVectors * c_stride + i % kVectors * kLanes);
+void pack_across(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to, int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += 2) {
+    const float *const first = from + r * stride, *const second = first + stride;
+    for_columns(cols, [&](int64_t c, auto part) HWY_ATTR {
+      const Vec later = r + 1 < rows ? load(second + c, part) : set(0);
+      store_pairs(pair_up(load(first + c, part), later), to + r / 2 * to_stride + c, part);
+    });
+  }
+}
+
+// Along first, in a block that stays in the first-level cache, then turned.
+void pack_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                     int64_t to_stride) {
+  constexpr int64_t kBlock = 32;  // rows, and pairs
+  HWY_ALIGN float block[kBlock * kBlock];
+  for (int64_t r = 0; r < rows; r += kBlock) {
+    const int64_t count = std::min(kBlock, rows - r);
+    for (int64_t c = 0; c < cols; c += 2 * kBlock) {
+      const int64_t part = std::min(2 * kBlock, cols - c);
+      pack_along(from + r * stride + c, count, part, stride, reinterpret_cast<Pair*>(block), kBlock);
+      transpose_into(block, count, pairs_of(part), kBlock,
+                     reinterpret_cast<float*>(to + c / 2 * to_stride + r), to_stride);
     }
   }
-  for (int64_t k = 0; k < pairs; ++k) {
-    __m512i b_row[kVectors];
-#pragma GCC unroll 3
-    for (int v = 0; v < kVectors - 1; ++v) b_row[v] = _mm512_loadu_si512(b + v * kLanes);
-    b_row[kVectors - 1] = _mm512_maskz_loadu_epi32(last, b + (kVectors - 1) * kLanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const __m512i value = _mm512_set1_epi32(int(a.data[i * a.row]));
-#pragma GCC unroll 3
-      for (int v = 0; v < kVectors; ++v)
-        sums[i * kVectors + v] =
-            _mm512_dpbf16_ps(sums[i * kVectors + v], (__m512bh)b_row[v], (__m512bh)value);
-    }
-    a.data += a.depth;
-    b += b_stride;
-  }
-  const __m512 factor = _mm512_set1_ps(alpha);
-#pragma GCC unroll 24
-  for (int i = 0; i < kRows * kVectors; ++i) {
-    const __mmask16 mask = i % kVectors < kVectors - 1 ? __mmask16(0xffff) : last;
-    float* const at = c + i / kVectors * c_stride + i % kVectors * kLanes;
-    __m512 value = _mm512_mul_ps(factor, sums[i]);
-    if (store == PairStore::kAccumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), value);
-    _mm512_mask_storeu_ps(at, mask, value);
-  }
 }
 
-template <int kRows, int kVectors>
-void rest_of_rows(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride, float* c,
-                  int64_t c_stride, float alpha, PairStore store, __mmask16 last) {
+constexpr int64_t kPartPairs = 256;  // of the left side that are widened at a time
+
+// Where a tile's left side lies when it is widened: the earlier value of pair k of row i at data[i * kRow + k
+// * kDepth], the later one kLater behind it. Rows whose pairs follow each other stay rows (kAlong); where the
+// rows of a pair follow each other they stay so.
+template <int kRows, bool kAlong>
+struct Widened {
+  static constexpr int64_t kRow = kAlong ? kPartPairs : 1, kDepth = kAlong ? 1 : 2 * kRows,
+                           kLater = kAlong ? kRows * kPartPairs : kRows;
+  HWY_ALIGN float data[2 * kRows * kPartPairs + kLanes];
+
+  HWY_INLINE void fill(PairsOfRows a, int64_t pairs) {
+    if constexpr (kAlong) {
+      for (int64_t i = 0; i < kRows; ++i) {
+        for_columns(pairs, [&](int64_t k, auto part) HWY_ATTR {
+          const WordVec both = load_pairs(a.data + i * a.row + k, part);
+          store(earlier(both), data + i * kRow + k, part);
+          store(later(both), data + i * kRow + kLater + k, part);
+        });
+      }
+    } else {
+      // A whole vector is stored each time: what is too much, the next one overwrites.
+      for (int64_t k = 0; k < pairs; ++k) {
+        const WordVec both = load_pairs(a.data + k * a.depth, Part{kRows});
+        store(earlier(both), data + k * kDepth, Whole());
+        store(later(both), data + k * kDepth + kLater, Whole());
+      }
+    }
+  }
+};
+
+template <typename Last, int kVectors>
+HWY_INLINE void store_tile_row(const Vec (&sums)[kVectors], float* row, float alpha, PairStore mode,
+                               Last last) {
+  const auto put = [&](int v, auto part) HWY_ATTR {
+    float* const at = row + v * kLanes;
+    const Vec value = hn::Mul(set(alpha), sums[v]);
+    store(mode == PairStore::kAccumulate ? hn::Add(load(at, part), value) : value, at, part);
+  };
+  for (int v = 0; v < kVectors - 1; ++v) put(v, Whole());
+  put(kVectors - 1, last);
+}
+
+// kRows x (kVectors vectors) of c; the last vector may be a part.
+template <int kRows, int kVectors, bool kAlong, typename Last>
+HWY_INLINE void pair_tile(int64_t pairs, PairsOfRows a, const Pair* HWY_RESTRICT b, int64_t b_stride,
+                          float* HWY_RESTRICT c, int64_t c_stride, float alpha, PairStore mode, Last last) {
+  Widened<kRows, kAlong> left;
+  using Left = Widened<kRows, kAlong>;
+  Vec sums[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    float* const row = c + i * c_stride;
+    for (int v = 0; v < kVectors; ++v) hwy::Prefetch(row + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = set(0);
+    if (mode != PairStore::kGoOn) continue;
+    for (int v = 0; v < kVectors - 1; ++v) sums[i][v] = load(row + v * kLanes, Whole());
+    sums[i][kVectors - 1] = load(row + (kVectors - 1) * kLanes, last);
+  }
+  for (int64_t begin = 0; begin < pairs; begin += kPartPairs) {
+    const int64_t part = std::min(kPartPairs, pairs - begin);
+    left.fill({a.data + begin * a.depth, a.row, a.depth}, part);
+    const float* at = left.data;
+    for (int64_t k = 0; k < part; ++k) {
+      WordVec both[kVectors];
+      for (int v = 0; v < kVectors; ++v) hwy::Prefetch(b + kRowsAhead * b_stride + v * kLanes);
+      for (int v = 0; v < kVectors - 1; ++v) both[v] = load_pairs(b + v * kLanes, Whole());
+      both[kVectors - 1] = load_pairs(b + (kVectors - 1) * kLanes, last);
+      Vec right[kVectors];
+      for (int v = 0; v < kVectors; ++v) right[v] = earlier(both[v]);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec value = set(at[i * Left::kRow]);
+        for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::MulAdd(value, right[v], sums[i][v]);
+      }
+      for (int v = 0; v < kVectors; ++v) right[v] = later(both[v]);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec value = set(at[i * Left::kRow + Left::kLater]);
+        for (int v = 0; v < kVectors; ++v) sums[i][v] = hn::MulAdd(value, right[v], sums[i][v]);
+      }
+      at += Left::kDepth;
+      b += b_stride;
+    }
+  }
+  for (int i = 0; i < kRows; ++i) store_tile_row(sums[i], c + i * c_stride, alpha, mode, last);
+}
+
+template <int kRows, int kVectors, bool kAlong, typename Last>
+HWY_INLINE void rest_of_pair_rows(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
+                                  float* c, int64_t c_stride, float alpha, PairStore mode, Last last) {
   if constexpr (kRows > 0) {
     if (rows == kRows) {
-      tile<kRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+      pair_tile<kRows, kVectors, kAlong>(pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
     } else {
-      rest_of_rows<kRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+      rest_of_pair_rows<kRows - 1, kVectors, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode,
+                                                     last);
     }
   }
 }
 
-template <int kVectors>
-void panel(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride, float* c,
-           int64_t c_stride, float alpha, PairStore store, __mmask16 last) {
+template <int kVectors, bool kAlong, typename Last>
+HWY_NOINLINE void pair_panel(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
+                             float* c, int64_t c_stride, float alpha, PairStore mode, Last last) {
   for (; rows >= kTileRows; rows -= kTileRows) {
-    tile<kTileRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+    pair_tile<kTileRows, kVectors, kAlong>(pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
     a.data += kTileRows * a.row;
     c += kTileRows * c_stride;
   }
-  rest_of_rows<kTileRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+  rest_of_pair_rows<kTileRows - 1, kVectors, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode,
+                                                     last);
 }
 
-}  // namespace
-
-void pack_pairs_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
-                      int64_t to_stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; c += 2 * kLanes) {
-      _mm512_mask_storeu_epi32(to + r * to_stride + c / 2, mask_of(pairs_of(cols - c)),
-                               load_along(from + r * stride, c, cols));
-    }
+template <bool kAlong, typename Last>
+HWY_INLINE void pair_panel_of(int64_t vectors, int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b,
+                              int64_t b_stride, float* c, int64_t c_stride, float alpha, PairStore mode,
+                              Last last) {
+  switch (vectors) {
+    case 1:
+      return pair_panel<1, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
+    case 2:
+      return pair_panel<2, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
+    default:
+      return pair_panel<kTileVectors, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
   }
 }
 
-void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
-                       int64_t to_stride) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
-                                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  for (int64_t r = 0; r < rows; r += 2) {
-    const float *const first = from + r * stride, *const second = first + stride;
-    for (int64_t c = 0; c < cols; c += kLanes) {
-      const __mmask16 mask = mask_of(cols - c);
-      const __m512 low = _mm512_maskz_loadu_ps(mask, first + c);
-      const __m512 high = r + 1 < rows ? _mm512_maskz_loadu_ps(mask, second + c) : _mm512_setzero_ps();
-      _mm512_mask_storeu_epi32(to + r / 2 * to_stride + c, mask,
-                               _mm512_permutexvar_epi16(order, rounded(low, high)));
-    }
-  }
-}
-
-void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
-                           int64_t to_stride) {
-  for (int64_t r = 0; r < rows; r += kLanes) {
-    const int64_t count = std::min(kLanes, rows - r);
-    const __mmask16 mask = mask_of(count);
-    for (int64_t c = 0; c < cols; c += 2 * kLanes) {
-      __m512i block[16];
-      for (int64_t i = 0; i < kLanes; ++i)
-        block[i] = i < count ? load_along(from + (r + i) * stride, c, cols) : _mm512_setzero_si512();
-      transpose(block);
-      const int64_t pairs = std::min(kLanes, pairs_of(cols - c));
-      for (int64_t i = 0; i < pairs; ++i)
-        _mm512_mask_storeu_epi32(to + (c / 2 + i) * to_stride + r, mask, block[i]);
-    }
-  }
-}
-
-void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
-                    float* c, int64_t c_stride, float alpha, PairStore store) {
+template <bool kAlong>
+HWY_INLINE void multiply_panels(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b,
+                                int64_t b_stride, float* c, int64_t c_stride, float alpha, PairStore mode) {
   for (int64_t begin = 0; begin < cols;) {
-    const int64_t left = (cols - begin + kLanes - 1) / kLanes;
-    const int64_t vectors = left == 4 ? 2 : std::min<int64_t>(left, 3);  // 2 + 2 is better than 3 + 1
-    const __mmask16 last = mask_of(cols - begin - (vectors - 1) * kLanes);
-    if (vectors == 1) {
-      panel<1>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
-    } else if (vectors == 2) {
-      panel<2>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+    const int64_t vectors = vectors_of_panel(cols - begin), part = cols - begin - (vectors - 1) * kLanes;
+    if (part >= kLanes) {
+      pair_panel_of<kAlong>(vectors, rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, mode,
+                            Whole());
     } else {
-      panel<3>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+      pair_panel_of<kAlong>(vectors, rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, mode,
+                            Part{part});
     }
     begin += vectors * kLanes;
   }
 }
 
-}  // namespace coppice
+void multiply_widened(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b,
+                      int64_t b_stride, float* c, int64_t c_stride, float alpha, PairStore mode) {
+  if (a.depth == 1) {
+    multiply_panels<true>(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, mode);
+  } else {
+    multiply_panels<false>(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, mode);
+  }
+}
 
-#pragma GCC pop_options
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace coppice
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include "kernels/cpu/bf16_gemm_native.h"
+#include "kernels/cpu/instruction_set.h"
+
+namespace coppice {
+
+HWY_EXPORT(pack_along);
+HWY_EXPORT(pack_across);
+HWY_EXPORT(pack_transposed);
+HWY_EXPORT(multiply_widened);
+
+void pack_pairs_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                      int64_t to_stride) {
+  if (has_bf16_products()) return native::pack_pairs_along(from, rows, cols, stride, to, to_stride);
+  HWY_DYNAMIC_DISPATCH(pack_along)(from, rows, cols, stride, to, to_stride);
+}
+
+void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                       int64_t to_stride) {
+  if (has_bf16_products()) return native::pack_pairs_across(from, rows, cols, stride, to, to_stride);
+  HWY_DYNAMIC_DISPATCH(pack_across)(from, rows, cols, stride, to, to_stride);
+}
+
+void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                           int64_t to_stride) {
+  if (has_bf16_products()) return native::pack_pairs_transposed(from, rows, cols, stride, to, to_stride);
+  HWY_DYNAMIC_DISPATCH(pack_transposed)(from, rows, cols, stride, to, to_stride);
+}
+
+void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
+                    float* c, int64_t c_stride, float alpha, PairStore store) {
+  if (has_bf16_products())
+    return native::multiply_pairs(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store);
+  HWY_DYNAMIC_DISPATCH(multiply_widened)(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store);
+}
+
+}  // namespace coppice
+#endif

@@ -1,12 +1,14 @@
 #pragma once
-// Products of bfloat16 with float32 sums on the processor's own instructions (VDPBF16PS), for the thin
-// products of adapters and the tiles of attention in bf16 mode, which exists on processors with AVX512_BF16
-// alone (Projections::bf16_unsupported). Frozen projections are oneDNN's.
+// Products of bfloat16 with float32 sums, for all of bf16 mode but the frozen projections of a processor with
+// AMX, which are oneDNN's. On the processor's own instruction where there is one (bf16_gemm_native.h),
+// elsewhere by widening and multiplying in float32 (bf16_gemm.cc).
 //
 // Operands are packed first: two values that follow each other along the summed dimension make a Pair,
-// rounded to nearest even (denormals become zero, here and in the sums). An odd depth ends with a pair whose
-// second half is zero. Every element of a product is one chain over its pairs ascending, whatever the tile,
-// the position or the neighbours it is computed with: the promise of gemm-inl.h.
+// rounded to nearest even; denormals become zero of their sign, NaN stays NaN. An odd depth ends with a pair
+// whose second half is zero. What is packed has the same bits on every processor. Every element of a product
+// is one chain over its pairs ascending, whatever the tile, the position or the neighbours it is computed
+// with: the promise of gemm-inl.h. Its bits, and what becomes of denormal sums, depend on which of the two
+// computes it.
 //
 // Thread: any; pure functions. Nothing is thrown.
 
@@ -31,7 +33,7 @@ void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t st
 void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
                            int64_t to_stride);
 
-// Pair k of row i at data[i * row + k * depth].
+// Pair k of row i at data[i * row + k * depth]; one of row and depth is 1.
 struct PairsOfRows {
   const Pair* data;
   int64_t row, depth;

@@ -1,8 +1,8 @@
 #pragma once
-// Frozen projections in bfloat16 on processors with AVX512_BF16 but without AMX, by bf16_gemm.h: measured on
-// Zen 4 it gives 205 GFLOP/s a thread where oneDNN gives 160 to 190, and since an element of its products
-// does not know its tile, rows need no padding: a last tile costs what it holds, and one row what its weights
-// cost to read. With AMX projections are oneDNN's (projections.h).
+// Frozen projections in bfloat16 on processors without AMX, by bf16_gemm.h: measured on Zen 4 it gives 205
+// GFLOP/s a thread where oneDNN gives 160 to 190, and where there is no AVX512_BF16 oneDNN only imitates it.
+// Since an element of its products does not know its tile, rows need no padding: a last tile costs what it
+// holds, and one row what its weights cost to read. With AMX projections are oneDNN's (projections.h).
 //
 // A weight is packed in panels of so many columns of the product, each [pairs of the depth, columns]; forward
 // and backward have panels of their own, those of the backward made on first use.

@@ -4,34 +4,37 @@
 
 #include "common/base/error.h"
 #include "kernels/cpu/bf16_linear.h"
+#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/projections.h"
 
 namespace coppice {
 
 CpuBackend::CpuBackend(ThreadPool& pool)
     : HostBackend("cpu", pool), projections_(std::make_unique<Projections>(*this, pool)) {
-  if (!projections_->bf16_unsupported() && !Projections::has_amx())
-    bf16_projections_ = std::make_unique<Bf16Projections>(*this, pool);
+  if (!has_amx()) bf16_projections_ = std::make_unique<Bf16Projections>(*this, pool);
 }
 
 CpuBackend::~CpuBackend() = default;
 
-// oneDNN chooses by the processor on its own, Highway among the sets that this folder is compiled for.
 std::string CpuBackend::instruction_set() const {
-  const bool avx512 = (hwy::SupportedTargets() & HWY_AVX3) != 0;
-  return fmt::format("{}, {}", Projections::instruction_set(), avx512 ? "avx512" : "avx2");
+  return cpu_instruction_set();
 }
 
 std::optional<std::string> CpuBackend::unsupported(DType compute) const {
-  if (compute == DType::kF32) return {};
-  if (compute == DType::kBF16) return projections_->bf16_unsupported();
+  if (compute == DType::kF32 || compute == DType::kBF16) return {};
   return fmt::format("{} is not a compute dtype; F32 and BF16 are accepted", dtype_name(compute));
+}
+
+// Where bfloat16 is widened first it saves memory, not time.
+DType CpuBackend::natural_dtype() const {
+  return has_bf16_products() ? DType::kBF16 : DType::kF32;
 }
 
 std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool) {
   if ((hwy::SupportedTargets() & (HWY_AVX2 | HWY_AVX3)) == 0) {
     throw unsupported("backend 'cpu' needs a processor with AVX2 and FMA; 'ref' runs on any");
   }
+  follow_onednn();
   return std::make_unique<CpuBackend>(pool);
 }
 

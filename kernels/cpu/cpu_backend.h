@@ -37,6 +37,7 @@ class CpuBackend final : public HostBackend {
   std::string name() const override { return "cpu"; }
   std::string instruction_set() const override;
   std::optional<std::string> unsupported(DType compute) const override;
+  DType natural_dtype() const override;
 
   // matmul.cc
   std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) override;

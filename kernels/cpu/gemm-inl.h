@@ -129,14 +129,18 @@ HWY_INLINE void panel_of(int64_t vectors, int64_t rows, int64_t depth, LeftOpera
   }
 }
 
+// Of the next panel, where so many columns are left: 2 + 2 is better than 3 + 1.
+HWY_INLINE int64_t vectors_of_panel(int64_t cols) {
+  const int64_t left = (cols + kLanes - 1) / kLanes;
+  return left == 4 ? 2 : std::min<int64_t>(left, kTileVectors);
+}
+
 // c [rows, cols] (+)= alpha a b, with b [depth, cols] of contiguous rows b_stride apart. What is read of b
 // ends at its last column.
 HWY_INLINE void multiply(int64_t rows, int64_t cols, int64_t depth, LeftOperand a, const float* b,
                          int64_t b_stride, float* c, int64_t c_stride, float alpha, Store mode) {
   for (int64_t begin = 0; begin < cols;) {
-    const int64_t left = (cols - begin + kLanes - 1) / kLanes;
-    const int64_t vectors =
-        left == 4 ? 2 : std::min<int64_t>(left, kTileVectors);  // 2 + 2 is better than 3 + 1
+    const int64_t vectors = vectors_of_panel(cols - begin);
     const int64_t part = cols - begin - (vectors - 1) * kLanes;
     if (part >= kLanes) {
       panel_of(vectors, rows, depth, a, b + begin, b_stride, c + begin, c_stride, alpha, mode, Whole());

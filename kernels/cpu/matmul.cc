@@ -298,42 +298,6 @@ Projections::Projections(Backend& backend, ThreadPool& pool)
 
 Projections::~Projections() = default;
 
-std::string Projections::instruction_set() {
-  switch (dnnl::get_effective_cpu_isa()) {
-    case dnnl::cpu_isa::sse41:
-      return "sse41";
-    case dnnl::cpu_isa::avx:
-      return "avx";
-    case dnnl::cpu_isa::avx2:
-      return "avx2";
-    case dnnl::cpu_isa::avx2_vnni:
-      return "avx2_vnni";
-    case dnnl::cpu_isa::avx512_core:
-      return "avx512_core";
-    case dnnl::cpu_isa::avx512_core_vnni:
-      return "avx512_core_vnni";
-    case dnnl::cpu_isa::avx512_core_bf16:
-      return "avx512_core_bf16";
-    case dnnl::cpu_isa::avx512_core_amx:
-      return "avx512_core_amx";
-    default:
-      return fmt::format("isa_{}", int(dnnl::get_effective_cpu_isa()));
-  }
-}
-
-bool Projections::has_amx() {
-  return dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::avx512_core_amx;
-}
-
-// Below AVX-512 with bf16 instructions oneDNN has none or only imitates them, slower than float32.
-std::optional<std::string> Projections::bf16_unsupported() const {
-  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
-  if (isa == dnnl::cpu_isa::avx512_core_bf16 || isa == dnnl::cpu_isa::avx512_core_amx) return {};
-  return fmt::format(
-      "bfloat16 needs a processor with AVX512_BF16 or AMX; this one has {}; float32 is accepted",
-      instruction_set());
-}
-
 std::unique_ptr<FrozenWeight> Projections::prepare(const TensorView& weight, DType compute) {
   CHECK(weight.shape.size() == 2 && weight.shape[0] > 0 && weight.shape[1] > 0);
   CHECK(weight.dtype == DType::kF32 || weight.dtype == DType::kF16 || weight.dtype == DType::kBF16);

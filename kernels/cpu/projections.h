@@ -1,5 +1,5 @@
 #pragma once
-// Frozen projections through oneDNN, the only place that knows it (bfloat16 without AMX is bf16_linear.h's).
+// Frozen projections through oneDNN: float32, and bfloat16 with AMX (without it that is bf16_linear.h's).
 // A weight is cut into blocks of columns of the product and packed once, as oneDNN likes it; a product runs
 // in tiles of a fixed number of rows, and a task of the pool is one call of one primitive on one (row tile,
 // column block). Tile, block and primitive depend on (inputs, outputs, dtype) alone, the last tile is filled
@@ -12,8 +12,6 @@
 // Thread: compute thread. Errors: kExhausted; kFailed where oneDNN fails, with what it was asked.
 
 #include <memory>
-#include <optional>
-#include <string>
 
 #include "kernels/backend.h"
 
@@ -23,10 +21,6 @@ class Projections {
  public:
   Projections(Backend& backend, ThreadPool& pool);  // both outlive it
   ~Projections();
-
-  static std::string instruction_set();                 // oneDNN's name for what it uses
-  static bool has_amx();                                // and oneDNN uses it
-  std::optional<std::string> bf16_unsupported() const;  // why, if so
 
   std::unique_ptr<FrozenWeight> prepare(const TensorView& weight, DType compute);
   // y = x W^T + bias; bias may be empty.

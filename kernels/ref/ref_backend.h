@@ -23,6 +23,7 @@ class RefBackend : public HostBackend {
   std::string name() const override { return "ref"; }
   std::string instruction_set() const override;
   std::optional<std::string> unsupported(DType compute) const override;
+  DType natural_dtype() const override { return DType::kF32; }
 
   // matmul.cc
   std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) override;

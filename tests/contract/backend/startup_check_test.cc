@@ -83,6 +83,7 @@ TEST(RegistryTest, MakesEveryBackendUnderItsName) {
     EXPECT_EQ(device->name(), name);
     EXPECT_NE(device->instruction_set(), "");
     EXPECT_EQ(device->unsupported(DType::kF32), std::nullopt);
+    EXPECT_EQ(device->unsupported(device->natural_dtype()), std::nullopt);
     EXPECT_NE(device->unsupported(DType::kF16), std::nullopt);
   }
 }

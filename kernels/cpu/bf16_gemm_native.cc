@@ -1,0 +1,195 @@
+#include "kernels/cpu/bf16_gemm_native.h"
+
+#include <algorithm>
+
+#include <immintrin.h>
+
+// GCC 12 warns inside its own intrinsics, of a value that is undefined on purpose.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+// For the instructions of this file alone; callers have asked the processor.
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+
+namespace coppice::native {
+namespace {
+
+constexpr int64_t kLanes = 16;
+constexpr int kTileRows = 8;  // with three vectors: 24 of 32 registers
+
+__mmask16 mask_of(int64_t count) {
+  return count >= kLanes ? __mmask16(0xffff) : __mmask16((1u << std::max<int64_t>(count, 0)) - 1);
+}
+
+// 32 floats as bfloat16, in order.
+__m512i rounded(__m512 low, __m512 high) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+}
+
+// Columns [c, c + 32) of a row, zero beyond cols.
+__m512i load_along(const float* row, int64_t c, int64_t cols) {
+  return rounded(_mm512_maskz_loadu_ps(mask_of(cols - c), row + c),
+                 _mm512_maskz_loadu_ps(mask_of(cols - c - kLanes), row + c + kLanes));
+}
+
+// The 16 x 16 transpose.
+void transpose(__m512i r[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+// kRows x (kVectors vectors) of c; last: of the last vector.
+template <int kRows, int kVectors>
+inline __attribute__((always_inline)) void tile(int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
+                                                float* c, int64_t c_stride, float alpha, PairStore store,
+                                                __mmask16 last) {
+  __m512 sums[kRows * kVectors];
+#pragma GCC unroll 24
+  for (int i = 0; i < kRows * kVectors; ++i) sums[i] = _mm512_setzero_ps();
+#pragma GCC unroll 24
+  for (int i = 0; i < kRows * kVectors; ++i)
+    _mm_prefetch(reinterpret_cast<const char*>(c + i / kVectors * c_stride + i % kVectors * kLanes),
+                 _MM_HINT_T0);
+  if (store == PairStore::kGoOn) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kRows * kVectors; ++i) {
+      const __mmask16 mask = i % kVectors < kVectors - 1 ? __mmask16(0xffff) : last;
+      sums[i] = _mm512_maskz_loadu_ps(mask, c + i / kVectors * c_stride + i % kVectors * kLanes);
+    }
+  }
+  for (int64_t k = 0; k < pairs; ++k) {
+    __m512i b_row[kVectors];
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors - 1; ++v) b_row[v] = _mm512_loadu_si512(b + v * kLanes);
+    b_row[kVectors - 1] = _mm512_maskz_loadu_epi32(last, b + (kVectors - 1) * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const __m512i value = _mm512_set1_epi32(int(a.data[i * a.row]));
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v)
+        sums[i * kVectors + v] =
+            _mm512_dpbf16_ps(sums[i * kVectors + v], (__m512bh)b_row[v], (__m512bh)value);
+    }
+    a.data += a.depth;
+    b += b_stride;
+  }
+  const __m512 factor = _mm512_set1_ps(alpha);
+#pragma GCC unroll 24
+  for (int i = 0; i < kRows * kVectors; ++i) {
+    const __mmask16 mask = i % kVectors < kVectors - 1 ? __mmask16(0xffff) : last;
+    float* const at = c + i / kVectors * c_stride + i % kVectors * kLanes;
+    __m512 value = _mm512_mul_ps(factor, sums[i]);
+    if (store == PairStore::kAccumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), value);
+    _mm512_mask_storeu_ps(at, mask, value);
+  }
+}
+
+template <int kRows, int kVectors>
+void rest_of_rows(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride, float* c,
+                  int64_t c_stride, float alpha, PairStore store, __mmask16 last) {
+  if constexpr (kRows > 0) {
+    if (rows == kRows) {
+      tile<kRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+    } else {
+      rest_of_rows<kRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+    }
+  }
+}
+
+template <int kVectors>
+void panel(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride, float* c,
+           int64_t c_stride, float alpha, PairStore store, __mmask16 last) {
+  for (; rows >= kTileRows; rows -= kTileRows) {
+    tile<kTileRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+    a.data += kTileRows * a.row;
+    c += kTileRows * c_stride;
+  }
+  rest_of_rows<kTileRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+}
+
+}  // namespace
+
+void pack_pairs_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                      int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; c += 2 * kLanes) {
+      _mm512_mask_storeu_epi32(to + r * to_stride + c / 2, mask_of(pairs_of(cols - c)),
+                               load_along(from + r * stride, c, cols));
+    }
+  }
+}
+
+void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                       int64_t to_stride) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (int64_t r = 0; r < rows; r += 2) {
+    const float *const first = from + r * stride, *const second = first + stride;
+    for (int64_t c = 0; c < cols; c += kLanes) {
+      const __mmask16 mask = mask_of(cols - c);
+      const __m512 low = _mm512_maskz_loadu_ps(mask, first + c);
+      const __m512 high = r + 1 < rows ? _mm512_maskz_loadu_ps(mask, second + c) : _mm512_setzero_ps();
+      _mm512_mask_storeu_epi32(to + r / 2 * to_stride + c, mask,
+                               _mm512_permutexvar_epi16(order, rounded(low, high)));
+    }
+  }
+}
+
+void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                           int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const int64_t count = std::min(kLanes, rows - r);
+    const __mmask16 mask = mask_of(count);
+    for (int64_t c = 0; c < cols; c += 2 * kLanes) {
+      __m512i block[16];
+      for (int64_t i = 0; i < kLanes; ++i)
+        block[i] = i < count ? load_along(from + (r + i) * stride, c, cols) : _mm512_setzero_si512();
+      transpose(block);
+      const int64_t pairs = std::min(kLanes, pairs_of(cols - c));
+      for (int64_t i = 0; i < pairs; ++i)
+        _mm512_mask_storeu_epi32(to + (c / 2 + i) * to_stride + r, mask, block[i]);
+    }
+  }
+}
+
+void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
+                    float* c, int64_t c_stride, float alpha, PairStore store) {
+  for (int64_t begin = 0; begin < cols;) {
+    const int64_t left = (cols - begin + kLanes - 1) / kLanes;
+    const int64_t vectors = left == 4 ? 2 : std::min<int64_t>(left, 3);  // 2 + 2 is better than 3 + 1
+    const __mmask16 last = mask_of(cols - begin - (vectors - 1) * kLanes);
+    if (vectors == 1) {
+      panel<1>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+    } else if (vectors == 2) {
+      panel<2>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+    } else {
+      panel<3>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+    }
+    begin += vectors * kLanes;
+  }
+}
+
+}  // namespace coppice::native
+
+#pragma GCC pop_options
