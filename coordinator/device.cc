@@ -19,9 +19,11 @@ Device::Device(const ComputeOptions& options)
     : pool(options.threads > 0 ? options.threads : usable_cores()),
       backend(make_backend(options.device, pool)) {
   if (options.wrap) backend = options.wrap(std::move(backend));
-  if (options.dtype == "bfloat16") {
+  if (options.dtype == "auto") {
+    compute = backend->natural_dtype();
+  } else if (options.dtype == "bfloat16") {
     compute = DType::kBF16;
-  } else if (options.dtype != "float32" && options.dtype != "auto") {
+  } else if (options.dtype != "float32") {
     throw invalid("--dtype is {}; auto, float32 and bfloat16 are accepted", options.dtype);
   }
   if (const auto reason = backend->unsupported(compute)) {

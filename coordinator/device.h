@@ -14,7 +14,7 @@ namespace coppice {
 // What every command that computes takes.
 struct ComputeOptions {
   std::string device = "cpu";
-  std::string dtype = "auto";  // auto, float32, bfloat16
+  std::string dtype = "auto";  // auto (the device's natural one), float32, bfloat16
   int threads = 0;             // 0: the host's cores
   // What the device is put into, where it is to be watched (coppice bench --profile).
   std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap;

@@ -200,10 +200,11 @@ int bench_training(const BenchOptions& options) {
   const WorkFolder folder(options.keep);
   const Work work = write_jobs(folder.path(), options, config);
   double ceiling = 0;
-  std::string device_name;
+  std::string device_name, dtype;
   {
     Device device(options.compute);
     ceiling = measure_ceiling(*device.backend, device.compute, one_thread(options.compute));
+    dtype = device.dtype_name();
     device_name = fmt::format("{} ({}), {}, {} threads", device.backend->name(),
                               device.backend->instruction_set(), device.dtype_name(), device.pool.threads());
   }
@@ -213,6 +214,7 @@ int bench_training(const BenchOptions& options) {
   run.progress = "none";
   run.session.pack_rows = options.pack_rows;
   run.session.compute = options.compute;
+  run.session.compute.dtype = dtype;
   Profile profile;
   profile.by_processor = one_thread(options.compute);
   if (options.profile || profile.by_processor) {

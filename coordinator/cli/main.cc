@@ -42,7 +42,10 @@ std::string command_line(int argc, char** argv) {
 }
 
 void add_compute(CLI::App& app, ComputeOptions& compute) {
-  app.add_option("--dtype", compute.dtype, "dtype of matrix products: auto, float32, bfloat16")
+  app.add_option(
+         "--dtype", compute.dtype,
+         "dtype of matrix products: float32, bfloat16, or auto: what a run began in, else bfloat16 where "
+         "the processor has AVX512_BF16 or AMX, else float32")
       ->capture_default_str();
   app.add_option("--threads", compute.threads, "threads of a worker (default: the host's cores)")
       ->check(CLI::Range(1, 1024));

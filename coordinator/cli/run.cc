@@ -86,7 +86,10 @@ int run_jobs(const RunOptions& options) {
       throw Error(error.code(), fmt::format("{}: backbone: {}", options.jobs_file, error.what()));
     }
   }();
-  Session session(options.session, launch, std::move(backbone));
+  Session session(options.session, launch, std::move(backbone), [&](const JobRecord& record) {
+    return std::any_of(file.jobs.begin(), file.jobs.end(),
+                       [&](const JobSpec& job) { return job.name == record.name; });
+  });
   auto jobs = prepare_all(file, session.backbone());
   int64_t largest_rows = 0;
   for (const auto& job : jobs) largest_rows = std::max(largest_rows, job->batching->max_micro_batch_rows());

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "common/base/error.h"
 #include "common/store/folder_lock.h"
@@ -48,6 +49,19 @@ void require_same_machine(const JobRecord& record, const Backbone& backbone, con
                hex(backbone.fingerprint));
   require_same(record.name, "--dtype", record.dtype, dtype);
   require_same(record.name, "the instruction set", record.instruction_set, instruction_set);
+}
+
+std::optional<std::string> recorded_dtype(const std::string& path,
+                                          const std::function<bool(const JobRecord&)>& matters) {
+  if (!std::filesystem::exists(path + "/store/CURRENT")) return std::nullopt;
+  std::set<std::string> all, of_those;
+  for (const JobRecord& record : open_run_folder(path)->checkpoints().records()) {
+    all.insert(record.dtype);
+    if (matters(record)) of_those.insert(record.dtype);
+  }
+  const auto& dtypes = of_those.empty() ? all : of_those;
+  if (dtypes.size() != 1) return std::nullopt;
+  return *dtypes.begin();
 }
 
 RunFolder::RunFolder(const std::string& path) : path_(path), shards_(path) {

@@ -3,8 +3,10 @@
 // a run, compares what it knows of jobs with what is asked for now, and reads it for others while it runs.
 // Thread: main. Errors: kBusy naming who has it, kInvalid naming the job and key that changed.
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +30,11 @@ class ShardReaders {
   std::string run_folder_;
   std::map<int, std::unique_ptr<KvReader>> readers_;
 };
+
+// For --dtype auto: what the jobs of a run folder began in, of those that matter, or of all where none does.
+// Nothing where that is not one dtype, or there is no run folder.
+std::optional<std::string> recorded_dtype(const std::string& path,
+                                          const std::function<bool(const JobRecord&)>& matters);
 
 class RunFolder {
  public:

@@ -78,7 +78,8 @@ int serve(const ServeOptions& options) {
   auto progress = Progress::make(options.progress);
   std::string path = std::filesystem::absolute(options.backbone).lexically_normal().string();
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();
-  Session session(options.session, launch, read_backbone(path));
+  Session session(options.session, launch, read_backbone(path),
+                  [](const JobRecord& record) { return !has_ended(record.state); });
   RpcServerOptions network;
   network.listen = options.listen;
   network.loopback_only = !options.insecure;

@@ -24,8 +24,11 @@ ClusterShape checked_shape(const SessionOptions& options) {
           count("--stages", options.stages, 1)};
 }
 
-ComputeOptions with_threads(ComputeOptions compute, const Launch& launch, const ClusterShape& shape) {
+ComputeOptions settled(const SessionOptions& options, const Launch& launch, const ClusterShape& shape,
+                       const std::function<bool(const JobRecord&)>& goes_on) {
+  ComputeOptions compute = options.compute;
   if (compute.threads <= 0) compute.threads = launch.default_threads(shape);
+  if (compute.dtype == "auto") compute.dtype = recorded_dtype(options.output, goes_on).value_or("auto");
   return compute;
 }
 
@@ -59,11 +62,12 @@ int64_t within(int64_t available_bytes, int64_t wanted_bytes) {
 
 }  // namespace
 
-Session::Session(const SessionOptions& options, Launch& launch, Backbone backbone)
+Session::Session(const SessionOptions& options, Launch& launch, Backbone backbone,
+                 const std::function<bool(const JobRecord&)>& goes_on)
     : options_(options),
       launch_(launch),
       shape_(checked_shape(options)),
-      device_(with_threads(options.compute, launch, shape_)),
+      device_(settled(options, launch, shape_, goes_on)),
       backbone_(std::move(backbone)),
       trace_began_(steady_seconds()),
       available_bytes_(within(available_memory_bytes(), options.memory_bytes)),

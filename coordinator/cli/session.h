@@ -29,8 +29,10 @@ struct SessionOptions {
 
 class Session {
  public:
-  // Reads nothing of the run folder yet: what is asked for is checked first.
-  Session(const SessionOptions& options, Launch& launch, Backbone backbone);
+  // Takes nothing of the run folder yet: what is asked for is checked first. goes_on: whether a job that the
+  // folder knows will; with --dtype auto all go on in the dtype in which those began.
+  Session(const SessionOptions& options, Launch& launch, Backbone backbone,
+          const std::function<bool(const JobRecord&)>& goes_on);
   ~Session();
 
   const Backbone& backbone() const { return backbone_; }

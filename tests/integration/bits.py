@@ -81,6 +81,8 @@ class Runs:
         return path
 
     def command(self, name, jobs, *flags):
+        """In float32, which the bits of most tests are compared in, unless flags say otherwise."""
+        flags = flags if "--dtype" in flags else ("--dtype", "float32", *flags)
         path = self.write(name, jobs)
         return [str(self.program), "run", str(path), "--output", str(self.folder / name), "--progress", "none", *map(str, flags)]
 

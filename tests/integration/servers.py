@@ -11,12 +11,13 @@ from ranks import mpirun
 
 
 class Server:
-    """Starts on output and waits until it listens; ranks: under mpirun with as many."""
+    """Starts on output and waits until it listens; ranks: under mpirun with as many. In float32 unless flags say otherwise."""
 
     def __init__(self, program, backbone, output, *flags, ranks=1, listen="127.0.0.1:0", progress="none"):
         self.program, self.output, self.lines = program, output, []
         command = [*(mpirun(ranks) if ranks > 1 else []), str(program), "serve", "--backbone", str(backbone)]
         command += ["--output", str(output), "--listen", listen, "--progress", progress, *map(str, flags)]
+        command += [] if "--dtype" in flags else ["--dtype", "float32"]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
         self.listening = threading.Event()
         self.address = None

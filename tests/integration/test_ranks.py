@@ -34,6 +34,7 @@ def test_same_bits_over_ranks(runs, alone, transport, stages, pipelines, shards,
     before = mpirun(shape.ranks) if transport == "mpi" else ()
     runs.run("mixed", jobs, *shape.flags, "--threads", 1, "--dtype", dtype, before=before)
     assert differing(runs.tensors("mixed", SUBJECTS), alone, dtype) == []
+    runs.run("mixed", jobs, *shape.flags, "--threads", 1, "--dtype", "auto", before=before)  # which is what it was, on all ranks
     # Every shard has had its part, or the names of the tests would promise more than they do.
     stores = sorted(path.name for path in (runs.folder / "mixed" / "store").glob("shard-*"))
     assert stores == [f"shard-{1 + shard}" for shard in range(shards)]

@@ -88,6 +88,28 @@ def test_new_jobs_are_added(coppice, files):
     assert sorted(os.listdir(files.output / "adapters")) == ["pitch", "tone"]
 
 
+@pytest.mark.parametrize("dtype, other", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_run_goes_on_in_the_dtype_it_began_in(coppice, files, dtype, other):
+    """Whichever of them is the processor's natural one."""
+
+    def run(output, *flags):
+        return coppice("run", files.write(), "--output", files.folder / output, *flags)
+
+    def tensors(output, job):
+        return (files.folder / output / "adapters" / job / "adapter_model.safetensors").read_bytes()
+
+    files.job["train"]["lr_scheduler_type"] = "constant"
+    assert run("out", "--dtype", dtype).returncode == 0
+    files.job["train"]["max_steps"] = 4
+    files.jobs["jobs"].append(files.job | {"name": "pitch"})
+    one_line(run("out", "--dtype", other), "tone", f"--dtype is {other}", f"was {dtype}")
+    assert run("out").returncode == 0
+    assert run("at-once", "--dtype", dtype).returncode == 0
+    assert run("otherwise", "--dtype", other).returncode == 0
+    for job in ("tone", "pitch"):
+        assert tensors("out", job) == tensors("at-once", job) != tensors("otherwise", job)
+
+
 def test_dry_run_writes_nothing(coppice, files):
     files.write()
     done = coppice("run", files.path, "--output", files.output, "--dry-run")

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -39,6 +40,21 @@ def serve(program, backbone, tmp_path):
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.mark.parametrize("dtype, other", [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_server_goes_on_in_the_dtype_its_jobs_began_in(program, serve, runs, dtype, other):
+    server = serve("--dtype", dtype)
+    server.ask("submit", runs.write("a", [ENDLESS]))
+    server.wait(lambda states: int(states["endless"][1].split("/")[0]) > 2)
+    assert server.stop() == 0, server.stderr
+    command = [program, "serve", "--backbone", runs.backbone, "--output", server.output, "--listen", "127.0.0.1:0", "--dtype", other]
+    refused = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2 and all(word in refused.stderr for word in ("endless", f"--dtype is {other}", f"was {dtype}"))
+    server = serve("--dtype", "auto")
+    assert server.state("endless") == "running", server.stderr
+    server.ask("cancel", "endless")
+    assert server.stop() == 0, server.stderr
 
 
 def metric_steps(server, name):

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 class Program:
     def __init__(self, path, device):
         self.path = path
-        self.device = ["--device", device] if device else []
+        self.device = ["--dtype", "float32"] + (["--device", device] if device else [])  # as the models of transformers here
 
     def __call__(self, *arguments, computes=True):
         """Runs a command; its completed process, whatever the exit status."""

@@ -154,6 +154,34 @@ TEST_F(RunFolderTest, OthersReadAStateInShardsBesideTheRun) {
   expect_state(open_run_folder(folder_.path())->checkpoints().state("tone"), 11);
 }
 
+class RecordedDtypeTest : public RunFolderTest {
+ protected:
+  void commit(const std::string& job, const std::string& dtype) {
+    RunFolder folder(folder_.path());
+    Commit commit;
+    commit.record.name = job;
+    commit.record.ordinal = folder.next_ordinal();
+    commit.record.method = prepared_.method->hf_config();
+    commit.record.dtype = dtype;
+    commit.state = state_at(0);
+    CheckpointWriter(folder.store()).commit(commit);
+  }
+  std::optional<std::string> recorded(const std::string& goes_on) const {
+    return recorded_dtype(folder_.path(), [&](const JobRecord& record) { return record.name == goes_on; });
+  }
+};
+
+TEST_F(RecordedDtypeTest, IsThatOfTheJobsThatGoOn) {
+  EXPECT_EQ(recorded("tone"), std::nullopt);  // no run folder yet
+  commit("tone", "bfloat16");
+  EXPECT_EQ(recorded("tone"), "bfloat16");
+  EXPECT_EQ(recorded("a new job"), "bfloat16");
+  commit("pitch", "float32");
+  EXPECT_EQ(recorded("tone"), "bfloat16");
+  EXPECT_EQ(recorded("pitch"), "float32");
+  EXPECT_EQ(recorded("a new job"), std::nullopt);
+}
+
 TEST_F(RunFolderTest, AFolderWithoutAStoreIsNone) {
   EXPECT_EQ(error_of([&] { open_run_folder(folder_.path()); }).code(), ErrorCode::kNotFound);
 }
