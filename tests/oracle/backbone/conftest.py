@@ -18,11 +18,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 class Program:
     def __init__(self, path, device):
         self.path = path
-        self.device = ["--dtype", "float32"] + (["--device", device] if device else [])  # as the models of transformers here
+        self.options = ["--dtype", "float32"] + (["--device", device] if device else [])  # as the models of transformers here
 
     def __call__(self, *arguments, computes=True):
         """Runs a command; its completed process, whatever the exit status."""
-        command = [str(self.path), *map(str, arguments), *(self.device if computes else [])]
+        command = [str(self.path), *map(str, arguments), *(self.options if computes else [])]
         return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     def output_of(self, *arguments, computes=True):

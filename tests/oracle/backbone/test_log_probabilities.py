@@ -36,7 +36,7 @@ def test_log_probabilities_are_those_of_transformers(coppice, tmp_path, variant)
     backbone = build(variant, tmp_path / "backbone")
     sequences = random_sequences()
     data = write_rows(tmp_path / "data.jsonl", [{"input_ids": ids} for ids in sequences])
-    rows, summary = score(coppice, backbone, data, tmp_path / "scores.jsonl", "--dtype", "float32")
+    rows, summary = score(coppice, backbone, data, tmp_path / "scores.jsonl")
     expected = log_probabilities(backbone, sequences)
     assert [row["tokens"] for row in rows] == sequences
     assert all("positions" not in row for row in rows)
