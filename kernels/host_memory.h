@@ -1,22 +1,28 @@
 #pragma once
-// The memory pool of a backend that computes in host memory: blocks aligned to 64 bytes, kept for reuse when
-// they are given back, because fresh pages cost more than most operators. Blocks in use and blocks kept
-// together never exceed the peak of the blocks in use (or kSmallestCache), so the pool never holds more than
-// the work once needed. Its lists live inside the free blocks.
+// The memory of a backend that computes in host memory: one range of addresses, of which as much is in use as
+// the work once needed. Blocks are cut from it, aligned to 64 bytes, and come back to it; neighbours that are
+// free become one block again, so that a pack of other lengths finds room where the one before lay. So once a
+// run is warm nothing is asked of the system any more (fresh pages cost more than most operators), and no
+// block is larger than what was asked for.
+//
+// A block is cut from the smallest free one that is large enough; the range grows where there is none.
+// Memory that has been used is kept until the end, since the next pack needs it again.
 //
 // Thread: compute thread. Errors: kExhausted names the bytes asked for and in use; std::bad_alloc does not
 // escape.
 
-#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <map>
+#include <set>
 #include <string>
+#include <utility>
 
 namespace coppice {
 
 class HostMemory {
  public:
   static constexpr size_t kAlignment = 64;
-  static constexpr size_t kSmallestCache = size_t(64) << 20;  // bytes
 
   explicit HostMemory(std::string owner) : owner_(std::move(owner)) {}
   ~HostMemory();
@@ -27,20 +33,25 @@ class HostMemory {
   void give_back(std::byte* block, size_t bytes) noexcept;
 
   size_t in_use_bytes() const { return in_use_; }
-  size_t peak_bytes() const { return peak_; }
-  size_t kept_bytes() const { return kept_; }
+  size_t peak_bytes() const { return peak_; }   // of those in use
+  size_t held_bytes() const { return top_; }    // in use or free, of the range as far as it has grown
+  int64_t growths() const { return growths_; }  // times that the system was asked
 
  private:
-  struct FreeBlock {
-    FreeBlock* next;
-  };
-  static constexpr int kClasses = 64 * 8;
-
-  void free_kept(size_t at_most);  // frees the largest kept blocks until at_most bytes are kept
+  void reserve();            // the range of addresses, without memory
+  size_t cut(size_t bytes);  // the offset of a free block of so many bytes
+  void grow(size_t bytes);   // by at least so many: a free block at the end of the range
+  void add_free(size_t begin, size_t bytes);
+  void remove_free(size_t begin, size_t bytes);
 
   std::string owner_;
-  std::array<FreeBlock*, kClasses> free_{};
-  size_t in_use_ = 0, peak_ = 0, kept_ = 0;
+  std::byte* range_ = nullptr;
+  size_t range_bytes_ = 0, usable_ = 0;          // reserved; as far as there is memory
+  size_t top_ = 0;                               // behind the last block that was ever taken
+  std::map<size_t, size_t> free_;                // offset to bytes, all below top_
+  std::set<std::pair<size_t, size_t>> by_size_;  // (bytes, offset) of the same
+  size_t in_use_ = 0, peak_ = 0;
+  int64_t growths_ = 0;
 };
 
 }  // namespace coppice
