@@ -96,6 +96,8 @@ class CpuBackend final : public HostBackend {
     const int64_t block = rows_of_block(cols), count = (rows + block - 1) / block;
     for_each(count, [&](int64_t i) { task(i * block, std::min(rows, (i + 1) * block)); });
   }
+  template <typename Piece>
+  void for_pieces(const Matrix& x, const Piece& piece);  // update.cc
   // run(item, block) for every block of every item's output, those that share memory in the order of the
   // items.
   template <typename Item, typename Output, typename Run>

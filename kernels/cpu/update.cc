@@ -1,5 +1,6 @@
 // Optimizer updates with the very arithmetic of kernels/ref/update.cc, element by element, and the norm that
-// clipping needs.
+// clipping needs. The parameter server's tensors are one long row each, so that rows are cut into pieces for
+// the threads; the cut depends on the number of columns alone.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/update.cc"
@@ -92,11 +93,29 @@ HWY_EXPORT(adamw_row);
 HWY_EXPORT(sgd_row);
 HWY_EXPORT(squares_of_row);
 
+constexpr int64_t kPiece = 16384;  // columns
+
+int64_t pieces_of(int64_t cols) {
+  return std::max<int64_t>(1, (cols + kPiece - 1) / kPiece);
+}
+
 void check_same(const Matrix& a, const Matrix& b) {
   CHECK(a.rows == b.rows && a.cols == b.cols && a.dtype == DType::kF32 && b.dtype == DType::kF32);
 }
 
 }  // namespace
+
+// piece(row, first column, columns) for all pieces of all rows.
+template <typename Piece>
+void CpuBackend::for_pieces(const Matrix& x, const Piece& piece) {
+  const int64_t pieces = pieces_of(x.cols);
+  for_rows(x.rows * pieces, std::min(x.cols, kPiece), [&](int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; ++i) {
+      const int64_t begin = i % pieces * kPiece;
+      piece(i / pieces, begin, std::min(kPiece, x.cols - begin));
+    }
+  });
+}
 
 void CpuBackend::adamw(const AdamWStep& step, Matrix parameter, Matrix gradient, Matrix first_moment,
                        Matrix second_moment) {
@@ -111,12 +130,10 @@ void CpuBackend::adamw(const AdamWStep& step, Matrix parameter, Matrix gradient,
                                 float(rate / (1 - std::pow(beta1, t))),
                                 float(std::sqrt(1 - std::pow(beta2, t))),
                                 float(step.epsilon)};
-  for_rows(parameter.rows, parameter.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      HWY_DYNAMIC_DISPATCH(adamw_row)
-      (factors, parameter.cols, f32_row(gradient, r), f32_row(parameter, r), f32_row(first_moment, r),
-       f32_row(second_moment, r));
-    }
+  for_pieces(parameter, [&](int64_t r, int64_t begin, int64_t cols) {
+    HWY_DYNAMIC_DISPATCH(adamw_row)
+    (factors, cols, f32_row(gradient, r) + begin, f32_row(parameter, r) + begin,
+     f32_row(first_moment, r) + begin, f32_row(second_moment, r) + begin);
   });
 }
 
@@ -126,25 +143,23 @@ void CpuBackend::sgd(const SgdStep& step, Matrix parameter, Matrix gradient, Mat
   if (!momentum.empty()) check_same(parameter, momentum);
   const SgdFactors factors = {float(step.gradient_factor), float(step.weight_decay),
                               float(step.learning_rate), float(step.momentum), step.step == 1};
-  for_rows(parameter.rows, parameter.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      HWY_DYNAMIC_DISPATCH(sgd_row)
-      (factors, parameter.cols, f32_row(gradient, r), f32_row(parameter, r),
-       momentum.empty() ? nullptr : f32_row(momentum, r));
-    }
+  for_pieces(parameter, [&](int64_t r, int64_t begin, int64_t cols) {
+    HWY_DYNAMIC_DISPATCH(sgd_row)
+    (factors, cols, f32_row(gradient, r) + begin, f32_row(parameter, r) + begin,
+     momentum.empty() ? nullptr : f32_row(momentum, r) + begin);
   });
 }
 
-// The rows' sums are added in the order of the rows.
+// The pieces' sums are added in the order of the pieces, row by row.
 double CpuBackend::squared_norm(Matrix x) {
   CHECK(x.dtype == DType::kF32);
-  std::vector<double> sums(size_t(x.rows), 0.0);
-  for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      sums[size_t(r)] = HWY_DYNAMIC_DISPATCH(squares_of_row)(f32_row(x, r), x.cols);
+  std::vector<double> sums(size_t(x.rows * pieces_of(x.cols)), 0.0);
+  for_pieces(x, [&](int64_t r, int64_t begin, int64_t cols) {
+    sums[size_t(r * pieces_of(x.cols) + begin / kPiece)] =
+        HWY_DYNAMIC_DISPATCH(squares_of_row)(f32_row(x, r) + begin, cols);
   });
   double sum = 0;
-  for (const double row : sums) sum += row;
+  for (const double piece : sums) sum += piece;
   return sum;
 }
 
