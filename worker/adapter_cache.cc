@@ -50,7 +50,7 @@ void CachedAdapter::follow(const Segment& segment) {
 }
 
 void AdapterCache::set(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed,
-                       int64_t version, std::span<const NumberedTensor> tensors, bool training) {
+                       int64_t version, std::span<const NumberedView> tensors, bool training) {
   std::shared_ptr<CachedAdapter> cached = find(job);
   // The memory of the version before is used again, unless a pack still reads it (owners: here and the map).
   const bool again =
@@ -69,7 +69,7 @@ void AdapterCache::set(const std::string& job, std::shared_ptr<const MethodConfi
     const int64_t number = cached->numbers[i];
     CHECK(tensors[i].number == number);
     CHECK(tensors[i].tensor.shape == method->tensors()[size_t(number)].shape);
-    backend_.upload(tensors[i].tensor.values.data(), cached->adapter.tensors[size_t(number)]);
+    backend_.upload(tensors[i].tensor.bytes.data(), cached->adapter.tensors[size_t(number)]);
   }
 }
 

@@ -50,7 +50,7 @@ class AdapterCache {
 
   // As Stage::set_adapter, take_gradients and drop_adapter say.
   void set(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed, int64_t version,
-           std::span<const NumberedTensor> tensors, bool training);
+           std::span<const NumberedView> tensors, bool training);
   std::vector<NumberedTensor> take_gradients(const std::string& job);
   void drop(const std::string& job) { jobs_.erase(job); }
   std::shared_ptr<CachedAdapter> find(const std::string& job) const;  // null where there is none

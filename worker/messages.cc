@@ -138,12 +138,12 @@ void put_tensors(std::vector<NumberedTensor> tensors, proto::AdapterTensors& hea
   }
 }
 
-std::vector<NumberedTensor> get_tensors(const proto::AdapterTensors& header, const Message& message) {
+std::vector<NumberedView> view_tensors(const proto::AdapterTensors& header, const Message& message) {
   if (size_t(header.tensors_size()) != message.payload.size()) {
     throw invalid("tensors of job {}: {} are announced, {} arrived", header.job(), header.tensors_size(),
                   message.payload.size());
   }
-  std::vector<NumberedTensor> out;
+  std::vector<NumberedView> out;
   for (int i = 0; i < header.tensors_size(); ++i) {
     const auto& entry = header.tensors(i);
     const Payload& payload = *message.payload[size_t(i)];
@@ -152,9 +152,22 @@ std::vector<NumberedTensor> get_tensors(const proto::AdapterTensors& header, con
       throw invalid("tensor {} of job {}: shape {} does not fit {} bytes", entry.number(), header.job(),
                     shape_string(shape), payload.bytes());
     }
-    NumberedTensor tensor{entry.number(), Tensor(shape)};
-    if (payload.bytes() > 0) std::memcpy(tensor.tensor.values.data(), payload.data(), payload.bytes());
-    out.push_back(std::move(tensor));
+    out.push_back({entry.number(), {DType::kF32, shape, {payload.data(), payload.bytes()}}});
+  }
+  return out;
+}
+
+std::vector<NumberedTensor> get_tensors(const proto::AdapterTensors& header, const Message& message) {
+  std::vector<NumberedTensor> out;
+  for (NumberedView& view : view_tensors(header, message)) {
+    NumberedTensor& tensor = out.emplace_back();
+    tensor.number = view.number;
+    if (auto* const local = dynamic_cast<TensorPayload*>(message.payload[out.size() - 1].get())) {
+      tensor.tensor.shape = std::move(view.tensor.shape);
+      tensor.tensor.values = local->release();
+    } else {
+      tensor.tensor = to_f32(view.tensor);
+    }
   }
   return out;
 }

@@ -44,10 +44,11 @@ struct PackPlan {
 proto::PackPlan to_proto(const PackPlan& plan);
 PackPlan from_proto(const proto::PackPlan& plan);
 
-// The values of a tensor that travels.
+// The values of a tensor that travels. A receiver in the same process takes them over.
 class TensorPayload : public Payload {
  public:
   explicit TensorPayload(Tensor tensor) : tensor_(std::move(tensor)) {}
+  std::vector<float> release() { return std::move(tensor_.values); }
   const std::byte* data() const override { return reinterpret_cast<const std::byte*>(tensor_.values.data()); }
   size_t bytes() const override { return tensor_.values.size() * sizeof(float); }
 
@@ -55,8 +56,11 @@ class TensorPayload : public Payload {
   Tensor tensor_;
 };
 
-// Tensors as header entries and one payload block each.
+// Tensors as header entries and one payload block each. What get_tensors gives has left the message where it
+// was made in this process.
 void put_tensors(std::vector<NumberedTensor> tensors, proto::AdapterTensors& header, Message& message);
 std::vector<NumberedTensor> get_tensors(const proto::AdapterTensors& header, const Message& message);
+// The same where they lie, for as long as the message does.
+std::vector<NumberedView> view_tensors(const proto::AdapterTensors& header, const Message& message);
 
 }  // namespace coppice

@@ -28,6 +28,12 @@ Rows first_rows(Backend& backend, Rows rows, int64_t count) {
   return copy_of(backend, rows.matrix.row_range(0, count));
 }
 
+std::vector<NumberedView> views_of(std::span<const NumberedTensor> tensors) {
+  std::vector<NumberedView> views;
+  for (const NumberedTensor& tensor : tensors) views.push_back({tensor.number, tensor.tensor.view()});
+  return views;
+}
+
 Rows upload_vector(Backend& backend, const TensorView& vector) {
   const Tensor values = to_f32(vector);
   Rows made = make_rows(backend, 1, int64_t(values.values.size()));

@@ -4,6 +4,7 @@
 // device.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "common/tensor/tensor.h"
@@ -31,6 +32,13 @@ struct NumberedTensor {
   int64_t number = 0;
   Tensor tensor;
 };
+
+// The same where it lies: in a message, in a NumberedTensor.
+struct NumberedView {
+  int64_t number = 0;
+  TensorView tensor;
+};
+std::vector<NumberedView> views_of(std::span<const NumberedTensor> tensors);
 
 // What the last stage reports of a segment.
 struct SegmentLoss {

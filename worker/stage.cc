@@ -126,7 +126,7 @@ std::vector<NumberedTensor> Stage::initial_tensors(const MethodConfig& method, u
 }
 
 void Stage::set_adapter(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed,
-                        int64_t version, std::span<const NumberedTensor> tensors, bool training) {
+                        int64_t version, std::span<const NumberedView> tensors, bool training) {
   impl_->adapters.set(job, std::move(method), seed, version, tensors, training);
 }
 

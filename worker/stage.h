@@ -56,7 +56,7 @@ class Stage {
   // Makes (or replaces) a job's adapter at a version; tensors: all that live here. training: gradient slots,
   // set to zero when made.
   void set_adapter(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed,
-                   int64_t version, std::span<const NumberedTensor> tensors, bool training);
+                   int64_t version, std::span<const NumberedView> tensors, bool training);
   // Empty where nothing of the job's lives here; zeroes the slots.
   std::vector<NumberedTensor> take_gradients(const std::string& job);
   void drop_adapter(const std::string& job);

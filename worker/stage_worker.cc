@@ -49,7 +49,7 @@ void StageWorker::take(Message message) {
     case proto::INITIALIZE_ADAPTER:
       return initialize(message);
     case proto::PUBLISH:
-      return publish(message);
+      return publish(std::move(message));
     case proto::DROP_ADAPTER:
       return drop(message);
     default:
@@ -123,7 +123,7 @@ void StageWorker::initialize(const Message& message) {
   transport_.send(message.from, std::move(reply));
 }
 
-void StageWorker::check_tensor(const Job& job, const std::string& name, const NumberedTensor& tensor) const {
+void StageWorker::check_tensor(const Job& job, const std::string& name, const NumberedView& tensor) const {
   const auto& specs = job.method->tensors();
   const bool known = tensor.number >= 0 && size_t(tensor.number) < specs.size();
   if (!known || !stage_.lives_here(specs[size_t(tensor.number)])) {
@@ -136,23 +136,27 @@ void StageWorker::check_tensor(const Job& job, const std::string& name, const Nu
   }
 }
 
-void StageWorker::publish(const Message& message) {
+void StageWorker::publish(Message message) {
   const auto header = read_header<proto::AdapterTensors>(message);
   Job& known = job(header.job(), header.method());
-  if (known.arriving_version != header.version()) known.arriving.clear();
+  const auto forget = [&known] {
+    known.arriving.clear();
+    known.arrived.clear();
+  };
+  if (known.arriving_version != header.version()) forget();
   known.arriving_version = header.version();
-  for (NumberedTensor& tensor : get_tensors(header, message)) {
+  const Message& kept = known.arrived.emplace_back(std::move(message));
+  for (NumberedView& tensor : view_tensors(header, kept)) {
     check_tensor(known, header.job(), tensor);
-    known.owner[tensor.number] = message.from;
-    const int64_t number = tensor.number;
-    known.arriving.insert_or_assign(number, std::move(tensor));
+    known.owner[tensor.number] = kept.from;
+    known.arriving.insert_or_assign(tensor.number, std::move(tensor));
   }
   if (known.arriving.size() < known.tensors) return;
-  std::vector<NumberedTensor> tensors;
+  std::vector<NumberedView> tensors;
   for (auto& [number, tensor] : known.arriving) tensors.push_back(std::move(tensor));
-  known.arriving.clear();
   stage_.set_adapter(header.job(), known.method, header.seed(), header.version(), tensors, header.training());
   known.version = header.version();
+  forget();
   proto::AdapterReady ready;
   ready.set_job(header.job());
   ready.set_version(header.version());

@@ -52,16 +52,18 @@ class StageWorker {
     size_t tensors = 0;            // that live here
     std::map<int64_t, int> owner;  // of each, by number: the rank of its shard
     int64_t version = -1;          // in place
+    // Of the version that is arriving, perhaps from several shards.
     int64_t arriving_version = -1;
-    std::map<int64_t, NumberedTensor> arriving;
+    std::vector<Message> arrived;
+    std::map<int64_t, NumberedView> arriving;  // in those
   };
 
   void take_plan(const Message& message);
   void take_rows(Message& message);
   void initialize(const Message& message);
-  void publish(const Message& message);
+  void publish(Message message);
   void drop(const Message& message);
-  void check_tensor(const Job& job, const std::string& name, const NumberedTensor& tensor) const;
+  void check_tensor(const Job& job, const std::string& name, const NumberedView& tensor) const;
   bool backward_ready() const;
   bool forward_ready() const;
   bool versions_in_place(const PackPlan& plan) const;

@@ -28,7 +28,7 @@ void Inference::load() {
   if (!method_) return;
   std::vector<NumberedTensor> numbered;
   for (size_t i = 0; i < tensors_.size(); ++i) numbered.push_back({int64_t(i), std::move(tensors_[i])});
-  stage_->set_adapter(job_, method_, 0, 0, numbered, false);
+  stage_->set_adapter(job_, method_, 0, 0, views_of(numbered), false);
 }
 
 void print(std::string_view text) {

@@ -14,6 +14,7 @@ namespace coppice {
 namespace {
 
 constexpr int kMostMoments = 8;
+constexpr size_t kMostKeptBytes = size_t(64) << 20;  // of blocks in which values have left
 
 // Each tensor's values, then its moments: as many payload blocks.
 ShardState get_state(const proto::AddAdapter& header, const Message& message) {
@@ -43,9 +44,9 @@ ShardState get_state(const proto::AddAdapter& header, const Message& message) {
   return state;
 }
 
-std::unique_ptr<Payload> payload_of(const Tensor& tensor) {
-  const auto bytes = std::as_bytes(std::span(tensor.values));
-  return std::make_unique<BytesPayload>(std::vector<std::byte>(bytes.begin(), bytes.end()));
+Matrix row_of(const std::byte* data, const Tensor& tensor) {
+  const auto size = int64_t(tensor.values.size());
+  return {const_cast<std::byte*>(data), DType::kF32, 1, size, size};
 }
 
 }  // namespace
@@ -74,7 +75,12 @@ class ShardWorker::Store {
 
 ShardWorker::ShardWorker(Transport& transport, Backend& backend, int coordinator, KvStore* store,
                          Trace* trace)
-    : transport_(transport), shard_(backend), coordinator_(coordinator), trace_(trace) {
+    : transport_(transport),
+      backend_(backend),
+      shard_(backend),
+      coordinator_(coordinator),
+      blocks_(BlockPool::create(kMostKeptBytes)),
+      trace_(trace) {
   if (store != nullptr) store_ = std::make_unique<Store>(*store);
 }
 ShardWorker::~ShardWorker() = default;
@@ -181,13 +187,19 @@ void ShardWorker::send_tensors(int to, proto::MessageKind kind, const std::strin
     header.set_training(true);
   }
   Message message;
+  std::vector<UnaryItem> copies;
   for (const int64_t number : tensors) {
     const Tensor& tensor = shard_.parameter(job, number);
     auto* block = header.add_tensors();
     block->set_number(number);
     block->mutable_shape()->Add(tensor.shape.begin(), tensor.shape.end());
-    message.payload.push_back(payload_of(tensor));
+    auto values = blocks_->take(tensor.values.size() * sizeof(float));
+    copies.push_back(
+        {row_of(std::as_bytes(std::span(tensor.values)).data(), tensor), row_of(values->fill(), tensor)});
+    message.payload.push_back(std::move(values));
   }
+  backend_.copy(copies);
+  backend_.wait();
   message.kind = uint32_t(kind);
   message.header = header.SerializeAsString();
   transport_.send(to, std::move(message));

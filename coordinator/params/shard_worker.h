@@ -23,6 +23,7 @@
 
 #include "common/base/trace.h"
 #include "common/store/kv_store.h"
+#include "common/transport/block_pool.h"
 #include "common/transport/transport.h"
 #include "coordinator/params/shard.h"
 #include "proto/message_kind.pb.h"
@@ -71,8 +72,10 @@ class ShardWorker {
   Store& store(const std::string& job);
 
   Transport& transport_;
+  Backend& backend_;
   Shard shard_;
   int coordinator_;
+  std::shared_ptr<BlockPool> blocks_;  // that values travel in
   std::map<std::string, Entry> jobs_;
   std::unique_ptr<Store> store_;
   Trace* trace_;

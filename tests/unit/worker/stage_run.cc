@@ -112,7 +112,7 @@ void TestPipeline::set_adapter(const TestJob& job) {
       const TensorSpec& spec = job.method->tensors()[i];
       if (stage->lives_here(spec)) tensors.push_back({int64_t(i), job.tensors.at(spec.name)});
     }
-    stage->set_adapter(job.name, job.method, kSeed, 0, tensors, job.training);
+    stage->set_adapter(job.name, job.method, kSeed, 0, views_of(tensors), job.training);
   }
 }
 
