@@ -78,8 +78,9 @@ std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& ba
 }
 
 JobMemory memory_of(const PreparedJob& job) {
-  return {job.method.get(), data_bytes(job.data), job.batching->max_micro_batch_rows(),
-          job.spec.train.gradient_checkpointing};
+  const Batching& batching = *job.batching;
+  return {job.method.get(),         data_bytes(job.data),       batching.max_micro_batch_rows(),
+          batching.max_step_rows(), batching.evaluation_rows(), job.spec.train.gradient_checkpointing};
 }
 
 }  // namespace coppice

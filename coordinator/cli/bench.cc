@@ -103,7 +103,8 @@ Work write_jobs(const std::string& folder, const BenchOptions& options, const Ba
          {{"peft_type", "LORA"}, {"r", options.rank}, {"lora_alpha", 16}, {"target_modules", "all-linear"}}},
         {"data", {{"shuffle", false}, {"max_length", config.max_positions}}},
         {"train",
-         {{"max_steps", kWarmUpSteps + options.steps},
+         {{"gradient_checkpointing", options.checkpointing},
+          {"max_steps", kWarmUpSteps + options.steps},
           {"per_device_train_batch_size", options.batch},
           {"learning_rate", 1e-4}}}}},
       {"jobs", jobs}};
@@ -213,6 +214,7 @@ int bench_training(const BenchOptions& options) {
   run.session.output = folder.path() + "/run";
   run.progress = "none";
   run.session.pack_rows = options.pack_rows;
+  run.session.stages = options.stages;
   run.session.compute = options.compute;
   run.session.compute.dtype = dtype;
   Profile profile;
@@ -222,7 +224,8 @@ int bench_training(const BenchOptions& options) {
       return std::make_unique<ProfiledBackend>(std::move(device), kWarmUpSteps, profile);
     };
   }
-  if (const int status = run_jobs(run); status != 0) return status;
+  RunReport report;
+  if (const int status = run_jobs(run, &report); status != 0) return status;
   const Speed speed = speed_of(run.session.output + "/metrics.jsonl", size_t(options.jobs));
   const double flops_a_token = flops_of(config, work, options.rank) / double(work.tokens);
   std::printf("%s; ceiling %.0f GFLOP/s; %.0f MFLOP a token\n", device_name.c_str(), ceiling,
@@ -234,7 +237,9 @@ int bench_training(const BenchOptions& options) {
                 double(work.tokens) / profile.elapsed_seconds() * flops_a_token * 1e-9 / ceiling);
   std::printf("share of the ceiling: best %.3f, mean %.3f\n", speed.best * flops_a_token * 1e-9 / ceiling,
               speed.mean * flops_a_token * 1e-9 / ceiling);
-  std::printf("peak memory: %.0f MiB\n", peak_mebibytes());
+  const double said = double(report.model_memory_bytes) / (1 << 20);
+  std::printf("peak memory: %.0f MiB; the memory model said %.0f MiB; ratio %.3f\n", peak_mebibytes(), said,
+              peak_mebibytes() / said);
   if (options.profile) print_profile(profile, ceiling);
   return 0;
 }
@@ -244,9 +249,10 @@ int bench_training(const BenchOptions& options) {
 int run_bench(const BenchOptions& options) {
   if (!options.write_backbone.empty()) write_random_backbone(options.write_backbone, options.shape);
   if (options.kernels) bench_kernels(options.compute);
+  if (options.parameter_server) bench_parameters(options.compute);
   if (!options.backbone.empty()) return bench_training(options);
-  if (options.write_backbone.empty() && !options.kernels)
-    throw invalid("bench needs --backbone, --write-backbone or --kernels");
+  if (options.write_backbone.empty() && !options.kernels && !options.parameter_server)
+    throw invalid("bench needs --backbone, --write-backbone, --kernels or --parameter-server");
   return 0;
 }
 

@@ -19,12 +19,15 @@ struct BenchOptions {
   std::string write_backbone;  // folder: writes it, in the shape below
   std::string shape = "hidden=768,intermediate=2048,layers=12,heads=12,vocabulary=32000,tied";
   bool kernels = false;
+  bool parameter_server = false;
   int64_t jobs = 1;
   int64_t batch = 4;            // sequences of a step
   std::string lengths = "512";  // tokens of a sequence: a number, or a range 32-512, drawn evenly
   int64_t rank = 16;
   int64_t steps = 4;  // of each job that are measured, after one that warms up
   int64_t pack_rows = 2048;
+  int64_t stages = 1;  // of the pipeline, in this process
+  bool checkpointing = false;
   std::string keep;  // folder for the job file, its data and the run; empty: a temporary one, removed
   bool profile = false;
   ComputeOptions compute;
@@ -42,5 +45,8 @@ double measure_ceiling(Backend& backend, DType compute, bool by_processor);
 
 // The device's operators alone, each with its share of the ceiling or its GB/s.
 void bench_kernels(const ComputeOptions& compute);
+
+// A step of the parameter server alone, with its share of the memory's bandwidth.
+void bench_parameters(const ComputeOptions& compute);
 
 }  // namespace coppice

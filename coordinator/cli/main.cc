@@ -245,6 +245,8 @@ class Program {
         ->type_name("DIR");
     app.add_option("--shape", bench_.shape, "of the random backbone")->capture_default_str();
     app.add_flag("--kernels", bench_.kernels, "measure operators alone");
+    app.add_flag("--parameter-server", bench_.parameter_server,
+                 "measure a step of the parameter server alone");
     app.add_option("--jobs", bench_.jobs, "LoRA jobs at once")
         ->check(CLI::Range(int64_t(1), int64_t(1) << 16))
         ->capture_default_str();
@@ -262,6 +264,9 @@ class Program {
     app.add_option("--pack-rows", bench_.pack_rows, "rows (tokens) of a full pack")
         ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
         ->capture_default_str();
+    app.add_option("--stages", bench_.stages, "stages of the pipeline, in this process")
+        ->capture_default_str();
+    app.add_flag("--gradient-checkpointing", bench_.checkpointing, "compute blocks again in the backward");
     app.add_option("--keep", bench_.keep, "folder for job file, data and run (default: a temporary one)")
         ->type_name("DIR");
     app.add_flag("--profile", bench_.profile, "time of the measured steps by operator");

@@ -20,9 +20,11 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
   const int width = name_width(names);
   std::printf("%-*s %-14s %8s %12s %12s %10s\n", width, "job", "method", "steps", "tokens/epoch",
               "parameters", "MiB");
+  std::vector<JobMemory> all;
   int64_t adapters = 0;
   for (const auto& job : jobs) {
-    const int64_t bytes = model.job_bytes(memory_of(*job));
+    all.push_back(memory_of(*job));
+    const int64_t bytes = model.job_bytes(all.back());
     adapters += bytes;
     std::printf("%-*s %-14s %8lld %12lld %12lld %10.1f\n", width, job->spec.name.c_str(),
                 std::string(job->method->method().peft_type()).c_str(),
@@ -30,9 +32,11 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
                 static_cast<long long>(job->data.train.tokens),
                 static_cast<long long>(job->method->trainable_parameters()), mebibytes(bytes));
   }
-  std::printf("weights %.1f MiB, packs of %lld rows %.1f MiB, adapters %.1f MiB, available %.0f MiB\n",
-              mebibytes(model.weight_bytes), static_cast<long long>(model.pack_rows),
-              mebibytes(model.packs_bytes()), mebibytes(adapters), mebibytes(model.limit_bytes));
+  std::printf("weights %.1f MiB, packs of %lld rows %.1f MiB, adapters %.1f MiB, in all %.1f MiB",
+              mebibytes(model.weight_bytes), static_cast<long long>(model.largest_pack_rows(all)),
+              mebibytes(model.packs_bytes(all)), mebibytes(adapters), mebibytes(model.total_bytes(all)));
+  if (model.limit_bytes < INT64_MAX) std::printf("; %.0f MiB are there", mebibytes(model.limit_bytes));
+  std::printf("\n");
 }
 
 // One invalid job refuses the file.
@@ -73,7 +77,7 @@ int outcome(const Engine& engine, const RunOptions& options) {
 
 }  // namespace
 
-int run_jobs(const RunOptions& options) {
+int run_jobs(const RunOptions& options, RunReport* report) {
   StopOnSignal signals;
   Launch launch;
   if (!launch.leads()) return launch.follow();
@@ -91,9 +95,7 @@ int run_jobs(const RunOptions& options) {
                        [&](const JobSpec& job) { return job.name == record.name; });
   });
   auto jobs = prepare_all(file, session.backbone());
-  int64_t largest_rows = 0;
-  for (const auto& job : jobs) largest_rows = std::max(largest_rows, job->batching->max_micro_batch_rows());
-  const MemoryModel memory = session.memory_before_start(largest_rows);
+  const MemoryModel memory = session.memory_before_start();
   for (const auto& job : jobs) {
     const FitAnswer answer = memory.fit(job->spec.name, memory_of(*job), {});
     if (answer.fit == Fit::kNever) throw Error(ErrorCode::kExhausted, answer.message);
@@ -114,11 +116,12 @@ int run_jobs(const RunOptions& options) {
       known.back()->record.state = JobState::kRunning;
   }
   folder.close_shards();
-  Engine& engine = session.start(largest_rows);
+  Engine& engine = session.start();
   engine.on_event([&](const JobEvent& event) { progress->event(event); });
   for (const auto& job : jobs) engine.check_new(*job);
   for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), std::move(known[i]));
   session.work(*progress);
+  if (report != nullptr) report->model_memory_bytes = engine.most_memory_bytes();
   return outcome(engine, options);
 }
 

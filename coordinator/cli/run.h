@@ -20,7 +20,12 @@ struct RunOptions {
   std::string command_line;  // printed as the command that resumes
 };
 
+// What a run tells beside its folder.
+struct RunReport {
+  int64_t model_memory_bytes = 0;  // of this host: the most that the memory model said of jobs together
+};
+
 // Exit status: 0 all done, 1 a job failed, 3 stopped by SIGINT or SIGTERM.
-int run_jobs(const RunOptions& options);
+int run_jobs(const RunOptions& options, RunReport* report = nullptr);
 
 }  // namespace coppice

@@ -87,7 +87,7 @@ int serve(const ServeOptions& options) {
   RunFolder& folder = session.open_folder();
   const std::string token = write_token(options.session.output);
   auto known = read_known(folder, session);
-  Engine& engine = session.start(0);
+  Engine& engine = session.start();
   EngineControl control(engine, session.backbone());
   JobService service(server, control, token);
   engine.on_event([&](const JobEvent& event) {

@@ -76,11 +76,14 @@ Session::Session(const SessionOptions& options, Launch& launch, Backbone backbon
 
 Session::~Session() = default;
 
-MemoryModel Session::empty_model(int64_t largest_rows) const {
+MemoryModel Session::empty_model() const {
   MemoryModel model;
   model.config = backbone_.config;
-  model.pack_rows = std::max(options_.pack_rows, largest_rows);
+  model.compute = device_.compute;
+  model.threads = device_.pool.threads();
+  model.pack_rows = options_.pack_rows;
   model.packs = credits();
+  model.in_turn = !launch_.launched();
   model.coordinator = false;
   model.parameter_share = 0;
   model.stores = 0;
@@ -104,16 +107,16 @@ void Session::add_rank(MemoryModel& model, int rank) const {
   }
 }
 
-MemoryModel Session::memory_before_start(int64_t largest_rows) const {
-  MemoryModel model = empty_model(largest_rows);
+MemoryModel Session::memory_before_start() const {
+  MemoryModel model = empty_model();
   for (int rank = 0; rank < shape_.ranks(); ++rank) add_rank(model, rank);
   model.limit_bytes = launch_.launched() ? INT64_MAX : available_bytes_;
   return model;
 }
 
 // A model for each host, rank 0's first.
-std::vector<MemoryModel> Session::models(int64_t largest_rows, const std::vector<RankInfo>& ranks) const {
-  std::vector<MemoryModel> models{empty_model(largest_rows)};
+std::vector<MemoryModel> Session::models(const std::vector<RankInfo>& ranks) const {
+  std::vector<MemoryModel> models{empty_model()};
   models[0].host = host_name();
   models[0].limit_bytes = available_bytes_;
   add_rank(models[0], 0);
@@ -122,7 +125,7 @@ std::vector<MemoryModel> Session::models(int64_t largest_rows, const std::vector
     auto model =
         std::find_if(models.begin(), models.end(), [&](const auto& m) { return m.host == info.host; });
     if (model == models.end()) {
-      models.push_back(empty_model(largest_rows));
+      models.push_back(empty_model());
       model = models.end() - 1;
       model->host = info.host;
       model->limit_bytes = within(info.available_bytes, options_.memory_bytes);
@@ -144,7 +147,7 @@ RunFolder& Session::open_folder() {
   return *folder_;
 }
 
-Engine& Session::start(int64_t largest_rows) {
+Engine& Session::start() {
   if (!options_.trace.empty()) {
     trace_ = std::make_unique<TraceFile>(options_.trace);
     for (int rank = 0; rank < shape_.ranks(); ++rank)
@@ -162,7 +165,7 @@ Engine& Session::start(int64_t largest_rows) {
   engine.stages = ranges_;
   engine.pack_rows = options_.pack_rows;
   engine.credits = credits();
-  engine.hosts = models(largest_rows, ranks);
+  engine.hosts = models(ranks);
   engine.dtype = device_.dtype_name();
   engine.instruction_set = device_.backend->instruction_set();
   engine.trace_began = trace_began_;

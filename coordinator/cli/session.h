@@ -37,11 +37,10 @@ class Session {
 
   const Backbone& backbone() const { return backbone_; }
   Device& device() { return device_; }
-  // Of this host, where all ranks are here. largest_rows: of a micro-batch of the jobs known so far.
-  MemoryModel memory_before_start(int64_t largest_rows) const;
+  MemoryModel memory_before_start() const;  // of this host, where all ranks are here
 
-  RunFolder& open_folder();             // from here on this process has the folder
-  Engine& start(int64_t largest_rows);  // brings the ranks up
+  RunFolder& open_folder();  // from here on this process has the folder
+  Engine& start();           // brings the ranks up
   // Until the engine has ended, or a signal has stopped it; then all ranks are sent home. beside: called
   // between, says whether it did something; keep_on: also while all jobs have ended.
   void work(
@@ -49,9 +48,9 @@ class Session {
 
  private:
   int64_t credits() const;
-  MemoryModel empty_model(int64_t largest_rows) const;
+  MemoryModel empty_model() const;
   void add_rank(MemoryModel& model, int rank) const;
-  std::vector<MemoryModel> models(int64_t largest_rows, const std::vector<RankInfo>& ranks) const;
+  std::vector<MemoryModel> models(const std::vector<RankInfo>& ranks) const;
   void loop(Progress& progress, const std::function<bool()>& beside, bool keep_on);
 
   SessionOptions options_;

@@ -29,16 +29,15 @@ void check_lengths(const Dataset& dataset, const char* what, const JobSpec& spec
   }
 }
 
-// What no micro-batch can exceed, without going through the orders of all epochs: the longest sequences
-// together.
-int64_t most_rows(const Dataset& dataset, int64_t batch_size, int64_t virtual_rows, int64_t max_rows) {
+// What so many sequences cannot exceed, without going through the orders of all epochs: the longest together.
+int64_t most_rows(const Dataset& dataset, int64_t count, int64_t virtual_rows) {
   std::vector<int64_t> rows;
   rows.reserve(dataset.examples.size());
   for (const Example& example : dataset.examples)
     rows.push_back(int64_t(example.tokens.size()) + virtual_rows);
-  const size_t first = std::min(size_t(batch_size), rows.size());
+  const size_t first = std::min(size_t(count), rows.size());
   std::partial_sort(rows.begin(), rows.begin() + first, rows.end(), std::greater<>());
-  return std::min(max_rows, std::accumulate(rows.begin(), rows.begin() + first, int64_t(0)));
+  return std::accumulate(rows.begin(), rows.begin() + first, int64_t(0));
 }
 
 }  // namespace
@@ -148,8 +147,18 @@ bool Batching::evaluates_after(int64_t step) const {
 }
 
 int64_t Batching::max_micro_batch_rows() const {
-  return std::max(most_rows(data_.train, train_.per_device_train_batch_size, virtual_rows_, max_rows_),
-                  most_rows(data_.eval, train_.per_device_eval_batch_size, virtual_rows_, max_rows_));
+  return std::min(max_rows_,
+                  std::max(most_rows(data_.train, train_.per_device_train_batch_size, virtual_rows_),
+                           most_rows(data_.eval, train_.per_device_eval_batch_size, virtual_rows_)));
+}
+
+int64_t Batching::max_step_rows() const {
+  return most_rows(data_.train, train_.per_device_train_batch_size * train_.gradient_accumulation_steps,
+                   virtual_rows_);
+}
+
+int64_t Batching::evaluation_rows() const {
+  return data_.eval.tokens + virtual_rows_ * int64_t(data_.eval.examples.size());
 }
 
 }  // namespace coppice

@@ -41,6 +41,8 @@ class Batching {
   StepPlan evaluation() const;               // all of the evaluation set, by per_device_eval_batch_size
   bool evaluates_after(int64_t step) const;  // step: how many updates have been made; 0: eval_on_start
   int64_t max_micro_batch_rows() const;      // no step and no evaluation has a larger one
+  int64_t max_step_rows() const;             // of all micro-batches of a step
+  int64_t evaluation_rows() const;           // of all of the evaluation
 
  private:
   std::vector<MicroBatch> cut(const std::vector<const Example*>& examples, int64_t batch_size) const;

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
+#include <iterator>
 #include <limits>
+#include <numeric>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,29 +25,25 @@ constexpr int64_t kMebibyte = 1 << 20;
 // From runs of the demo: code and libraries with what they keep and the holes that the allocator leaves, and
 // what is kept of a job beside its tensors and examples (keys, record, batches, metrics that wait for their
 // commit).
-constexpr int64_t kProcessBytes = 128 * kMebibyte;
+constexpr int64_t kProcessBytes = 40 * kMebibyte;
 constexpr int64_t kJobBytes = 128 << 10;
-// Shard: master, gradient, two moments, a commit on its way, a message of values. Stage: values, gradient, a
-// message of each.
-constexpr int64_t kShardCopies = 6, kStageCopies = 4, kStateCopies = 3;
+// Shard: master, two moments. Stage: values, gradient.
+constexpr int64_t kShardCopies = 3, kStageCopies = 2, kStateCopies = 3;
 // RocksDB, measured with states of 8 to 300 MiB: its buffers take what is written between two flushes (at
 // most two of 64 MiB, and what they become), its caches and the batch that is being written the rest.
-constexpr int64_t kStoreBytes = 24 * kMebibyte, kMostBufferBytes = 160 * kMebibyte;
-constexpr int64_t kLogitRows = 256;
-
-int64_t with_pool(int64_t bytes) {
-  return bytes + bytes / 8;  // blocks of the host's pool are rounded up to an eighth
-}
+constexpr int64_t kStoreBytes = 12 * kMebibyte, kMostBufferBytes = 160 * kMebibyte;
+constexpr int64_t kLogitRows = 256, kTileRows = 64;
+constexpr int64_t kLeastPackRows = 128;  // of the engine: a pack has more where the rows are there
 
 int64_t table_size(const BackboneConfig& config) {
   return config.vocabulary * config.hidden;
 }
 
-int64_t largest_rows(int64_t least, std::span<const JobMemory> jobs, bool checkpointing) {
-  for (const JobMemory& job : jobs) {
-    if (job.checkpointing == checkpointing) least = std::max(least, job.micro_batch_rows);
-  }
-  return least;
+std::vector<JobMemory> of_kind(std::span<const JobMemory> jobs, bool checkpointing) {
+  std::vector<JobMemory> some;
+  std::copy_if(jobs.begin(), jobs.end(), std::back_inserter(some),
+               [&](const JobMemory& job) { return job.checkpointing == checkpointing; });
+  return some;
 }
 
 }  // namespace
@@ -61,27 +61,117 @@ int64_t data_bytes(const JobData& data) {
   return bytes;
 }
 
-int64_t MemoryModel::block_row_bytes(bool checkpointing) const {
-  const int64_t hidden = config.hidden, attention = 2 * config.q_size() + 2 * config.kv_size();
-  return kFloat * (checkpointing ? hidden : 2 * hidden + attention + config.heads + 2 * config.intermediate);
-}
+// Rows of packs on their way through a pipeline.
+struct MemoryModel::Flight {
+  int64_t largest = 0;  // of a pack
+  int64_t all = 0;
+};
 
-int64_t MemoryModel::working_row_bytes() const {
-  const int64_t attention = 2 * config.q_size() + 2 * config.kv_size();
-  return kFloat * (6 * config.hidden + 2 * attention + 4 * config.intermediate);
-}
-
-int64_t MemoryModel::packs_bytes(bool checkpointing) const {
-  const int64_t between_stages = 2 * kFloat * config.hidden;  // rows that wait, in each direction
-  // What is computed again is kept for one block at a time.
-  const int64_t working = working_row_bytes() + (checkpointing ? block_row_bytes(false) : 0);
-  int64_t bytes = 0;
-  for (const LayerRange& stage : stages) {
-    const int64_t kept = (stage.end - stage.first) * block_row_bytes(checkpointing) + between_stages;
-    bytes += pack_rows * (packs * kept + working);
-    if (stage.end == config.layers) bytes += kLogitRows * config.vocabulary * kFloat;
+// No more than the jobs have ready at once. Where several packs are wanted, each gets its share.
+MemoryModel::Flight MemoryModel::flight(std::span<const JobMemory> jobs) const {
+  int64_t ready = 0, least = std::numeric_limits<int64_t>::max(), most = 0;
+  for (const JobMemory& job : jobs) {
+    ready += std::max(job.step_rows, job.evaluation_rows);
+    least = std::min(least, std::max<int64_t>(1, job.micro_batch_rows));
+    most = std::max(most, job.micro_batch_rows);
   }
-  return with_pool(bytes);
+  if (ready == 0) return {};
+  int64_t largest = pack_rows;
+  if (packs > 1) largest = std::min(pack_rows, std::max(kLeastPackRows, (ready + packs - 1) / packs));
+  if (least == most) largest -= largest % most;  // micro-batches are not cut
+  largest = std::min(ready, std::max(largest, most));
+  return {largest, std::min(ready, packs * largest)};
+}
+
+// By a block for one row: x, mid, q, k, v, the attention's output with its sums, gate and up (which bfloat16
+// keeps rounded); with checkpointing x alone.
+int64_t MemoryModel::block_row_bytes(bool checkpointing) const {
+  if (checkpointing) return kFloat * config.hidden;
+  const int64_t norms = 2 + config.heads + (config.qk_norm ? config.heads + config.kv_heads : 0);
+  return kFloat * (2 * config.hidden + 2 * config.q_size() + 2 * config.kv_size() + norms) +
+         int64_t(dtype_size(compute)) * 2 * config.intermediate;
+}
+
+int64_t MemoryModel::kept_row_bytes(const JobMemory& job, const LayerRange& stage) const {
+  int64_t bytes = 0;
+  for (int64_t layer = std::max(stage.first, job.method->lowest_layer()); layer < stage.end; ++layer) {
+    bytes += block_row_bytes(job.checkpointing);
+    if (!job.checkpointing) bytes += kFloat * job.method->kept_columns(layer);
+  }
+  return bytes;
+}
+
+// The rows may be those of the jobs that keep most.
+int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRange& stage,
+                                int64_t rows) const {
+  std::vector<std::pair<int64_t, int64_t>> kept;  // bytes of a row, rows
+  for (const JobMemory& job : jobs) kept.emplace_back(kept_row_bytes(job, stage), job.step_rows);
+  std::sort(kept.begin(), kept.end(), std::greater<>());
+  int64_t bytes = 0;
+  for (const auto& [row_bytes, job_rows] : kept) {
+    const int64_t some = std::min(rows, job_rows);
+    bytes += some * row_bytes;
+    rows -= some;
+  }
+  return bytes;
+}
+
+// Beside what is kept, in the backward of the topmost block here, or with the logits of a piece. The MLP: dy,
+// its input again, that input's gradient, the gated product and its gradient, and in bfloat16 gate and up as
+// float32 again. Attention: dy, its input again and that input's gradient, those of the output, q, k and v,
+// when gate, up and mid are needed no more.
+int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows, bool checkpointing) const {
+  const int64_t hidden = config.hidden, inner = config.intermediate, q = config.q_size(),
+                kv = config.kv_size();
+  const int64_t gate_and_up = 2 * int64_t(dtype_size(compute)) * inner;
+  const int64_t mlp = kFloat * (3 * hidden + 2 * inner) + (2 * kFloat * inner - gate_and_up);
+  const int64_t attention = kFloat * (2 * hidden + 2 * q + 2 * kv) - gate_and_up;
+  int64_t row_bytes = std::max(mlp, attention);
+  if (checkpointing) row_bytes += block_row_bytes(false);  // of one block at a time, computed again
+  int64_t bytes = rows * row_bytes;
+  if (stage.end == config.layers) {
+    const int64_t piece = std::min(kLogitRows, rows) * (config.vocabulary + 4 * hidden);
+    const int64_t tile =
+        threads * kTileRows * config.vocabulary;  // of a piece that is no whole number of them
+    bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece + tile));
+  }
+  const int64_t positions = 3 + config.head_dim;  // token, its place, cosines and sines
+  return bytes + kFloat * positions * rows;
+}
+
+// How many packs a stage keeps something of. The last one's backward follows the forward. In one process the
+// stages take their turns, and each forward of a stage waits for the backward of the pack that is as many
+// before as stages follow; ranks of their own may run ahead with all.
+int64_t MemoryModel::packs_at(const LayerRange& stage) const {
+  if (stage.end == config.layers) return 1;
+  if (!in_turn) return packs;
+  std::set<int64_t> after;
+  for (const LayerRange& other : stages)
+    if (other.first > stage.first) after.insert(other.first);
+  return std::min(packs, 1 + int64_t(after.size()));
+}
+
+int64_t MemoryModel::packs_of_kind_bytes(std::span<const JobMemory> jobs) const {
+  if (jobs.empty()) return 0;
+  const Flight rows = flight(jobs);
+  int64_t kept = 0, working = 0;
+  for (const LayerRange& stage : stages) {
+    const int64_t here = std::min(rows.all, packs_at(stage) * rows.largest);
+    kept += kept_bytes(jobs, stage, here);
+    const int64_t works = working_bytes(stage, rows.largest, jobs.front().checkpointing);
+    working = in_turn ? std::max(working, works) : working + works;
+    // Of the others, rows that wait for their turn.
+    if (stages.size() > 1) kept += std::min(rows.all - here, rows.largest) * kFloat * config.hidden;
+  }
+  return kept + working;
+}
+
+int64_t MemoryModel::packs_bytes(std::span<const JobMemory> jobs) const {
+  return std::max(packs_of_kind_bytes(of_kind(jobs, false)), packs_of_kind_bytes(of_kind(jobs, true)));
+}
+
+int64_t MemoryModel::largest_pack_rows(std::span<const JobMemory> jobs) const {
+  return std::max(flight(of_kind(jobs, false)).largest, flight(of_kind(jobs, true)).largest);
 }
 
 int64_t MemoryModel::job_bytes(const JobMemory& job) const {
@@ -93,8 +183,22 @@ int64_t MemoryModel::job_bytes(const JobMemory& job) const {
     });
     if (here) stage_bytes += kFloat * element_count(tensor.shape);
   }
-  return int64_t(double(kShardCopies) * shard_bytes) + with_pool(kStageCopies * stage_bytes) +
+  return int64_t(double(kShardCopies) * shard_bytes) + kStageCopies * stage_bytes +
          (coordinator ? kJobBytes + job.data_bytes : 0);
+}
+
+// Gradients live from a pack's end to the update: those of the jobs that one pack may hold.
+int64_t MemoryModel::gradients_bytes(std::span<const JobMemory> jobs) const {
+  std::vector<int64_t> sizes;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const JobMemory& job : jobs) {
+    sizes.push_back(kFloat * job.method->trainable_parameters());
+    least = std::min(least, std::max<int64_t>(1, job.micro_batch_rows));
+  }
+  std::sort(sizes.begin(), sizes.end(), std::greater<>());
+  const size_t together = std::min(sizes.size(), size_t((largest_pack_rows(jobs) + least - 1) / least));
+  const int64_t bytes = std::accumulate(sizes.begin(), sizes.begin() + together, int64_t(0));
+  return int64_t(parameter_share * double(bytes));
 }
 
 int64_t MemoryModel::store_bytes(int64_t state_bytes) const {
@@ -107,18 +211,8 @@ int64_t MemoryModel::total_bytes(std::span<const JobMemory> jobs) const {
     bytes += job_bytes(job);
     parameters += job.method->trainable_parameters();
   }
-  // A pack is of one kind, and either kind may fill all of them.
-  int64_t packs_most = 0;
-  for (const bool checkpointing : {false, true}) {
-    const bool any = std::any_of(jobs.begin(), jobs.end(),
-                                 [&](const JobMemory& job) { return job.checkpointing == checkpointing; });
-    if (!any) continue;
-    MemoryModel model = *this;
-    model.pack_rows = largest_rows(pack_rows, jobs, checkpointing);
-    packs_most = std::max(packs_most, model.packs_bytes(checkpointing));
-  }
   const double state_bytes = parameter_share * double(kStateCopies * kFloat * parameters);
-  return bytes + packs_most + store_bytes(int64_t(state_bytes));
+  return bytes + packs_bytes(jobs) + gradients_bytes(jobs) + store_bytes(int64_t(state_bytes));
 }
 
 FitAnswer MemoryModel::fit(const std::string& job, const JobMemory& wanted,
@@ -129,11 +223,10 @@ FitAnswer MemoryModel::fit(const std::string& job, const JobMemory& wanted,
   if (needed <= limit_bytes) return {};
   const int64_t alone = total_bytes(std::span(&wanted, 1));
   const bool never = alone > limit_bytes;
-  MemoryModel own = *this;
-  own.pack_rows = largest_rows(pack_rows, std::span(&wanted, 1), wanted.checkpointing);
-  std::string numbers = fmt::format(
+  const std::span<const JobMemory> own(&wanted, 1);
+  const std::string numbers = fmt::format(
       "{:.0f} MiB for weights, {:.0f} MiB for packs of {} rows and {:.0f} MiB for its adapter and data",
-      mebibytes(weight_bytes), mebibytes(own.packs_bytes(wanted.checkpointing)), own.pack_rows,
+      mebibytes(weight_bytes), mebibytes(packs_bytes(own)), largest_pack_rows(own),
       mebibytes(job_bytes(wanted)));
   const std::string where = host.empty() ? "" : " on host " + host;
   const std::string there = fmt::format("{:.0f} MiB are there{}", mebibytes(limit_bytes), where);

@@ -1,7 +1,8 @@
 #pragma once
 // How much memory a run will take on a host, before it takes it: frozen weights, rows in flight, adapters
 // with their optimizer state, the jobs' data, the stores. Says of a job whether it fits now, later or never,
-// with the numbers. One model a host: what of the run is there is given in. Thread: any.
+// with the numbers. One model a host: what of the run is there is given in. The measured peak of a run lies
+// within 10 % of total_bytes (tests/integration/test_memory.py; `coppice bench` prints both). Thread: any.
 
 #include <cstdint>
 #include <span>
@@ -20,6 +21,8 @@ struct JobMemory {
   const MethodConfig* method = nullptr;
   int64_t data_bytes = 0;        // of its examples, on the coordinator's host
   int64_t micro_batch_rows = 0;  // of its largest
+  int64_t step_rows = 0;         // of all micro-batches of its largest step: a pack may hold them all
+  int64_t evaluation_rows = 0;   // of all micro-batches of its evaluation
   bool checkpointing = false;
 };
 int64_t data_bytes(const JobData& data);
@@ -34,22 +37,25 @@ struct FitAnswer {
 struct MemoryModel {
   BackboneConfig config;
   int64_t weight_bytes = 0;  // packed, of all stages of this host
-  int64_t pack_rows = 0;     // of a full pack
-  int64_t packs = 1;         // in flight, of a pipeline
-  int64_t limit_bytes = 0;   // what may be used
+  DType compute = DType::kF32;
+  int64_t threads = 1;      // of a rank
+  int64_t pack_rows = 0;    // of a full pack
+  int64_t packs = 1;        // in flight, of a pipeline
+  int64_t limit_bytes = 0;  // what may be used
 
   // What is on this host.
   std::string host;                // named in messages; empty where there is one alone
   std::vector<LayerRange> stages;  // one for each stage that is here, of any pipeline
+  bool in_turn = true;             // they are all here, in one process that computes one after the other
   bool coordinator = true;         // rank 0: the data of jobs
   double parameter_share = 1;      // of each adapter, in the parts of the parameter server that are here
   int64_t stores = 1;              // rank 0's, and those of shards
   int64_t processes = 1;
 
-  // Kept for the backward of one row, by one block and by one stage while it works.
-  int64_t block_row_bytes(bool checkpointing) const;
-  int64_t working_row_bytes() const;
-  int64_t packs_bytes(bool checkpointing = false) const;  // of all in flight, and the largest piece of logits
+  // Rows in flight of these jobs: what stages keep for the backward, what they compute with, and the largest
+  // piece of logits. A pack is of one kind, with checkpointing or without, and either may fill all of them.
+  int64_t packs_bytes(std::span<const JobMemory> jobs) const;
+  int64_t largest_pack_rows(std::span<const JobMemory> jobs) const;
 
   int64_t job_bytes(const JobMemory& job) const;  // on this host
   // Of RocksDB's buffers and caches, for stores that hold so much here.
@@ -63,6 +69,17 @@ struct MemoryModel {
   // Frozen weights packed for forward and backward, and the embedding's table: of all or of a stage.
   static int64_t estimate_weight_bytes(const BackboneConfig& config, DType compute);
   static int64_t estimate_weight_bytes(const BackboneConfig& config, DType compute, const LayerRange& stage);
+
+ private:
+  struct Flight;
+  int64_t gradients_bytes(std::span<const JobMemory> jobs) const;
+  int64_t packs_at(const LayerRange& stage) const;
+  Flight flight(std::span<const JobMemory> jobs) const;
+  int64_t packs_of_kind_bytes(std::span<const JobMemory> jobs) const;
+  int64_t block_row_bytes(bool checkpointing) const;
+  int64_t kept_row_bytes(const JobMemory& job, const LayerRange& stage) const;
+  int64_t kept_bytes(std::span<const JobMemory> jobs, const LayerRange& stage, int64_t rows) const;
+  int64_t working_bytes(const LayerRange& stage, int64_t rows, bool checkpointing) const;
 };
 
 // On all hosts: the worst of their answers.

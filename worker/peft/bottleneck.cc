@@ -64,6 +64,14 @@ class BottleneckConfig : public MethodConfig {
   }
 
   Json hf_config() const override { return config_; }
+  int64_t kept_columns(int64_t layer) const override {
+    int64_t columns = 0;  // y and z
+    for (const Sublayer sublayer : {Sublayer::kAttention, Sublayer::kMlp}) {
+      const int64_t first = find(layer, sublayer);
+      if (first >= 0) columns += tensors_[size_t(first) + kDownWeight].shape[1] + size_;
+    }
+    return columns;
+  }
 
   int64_t size() const { return size_; }
   Activation activation() const { return activation_; }

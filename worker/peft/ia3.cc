@@ -57,6 +57,12 @@ class Ia3Config : public MethodConfig {
 
   Json hf_config() const override { return config_; }
   std::vector<std::string> hf_copies() const override { return copies_; }
+  int64_t kept_columns(int64_t layer) const override {
+    int64_t columns = 0;  // y before it is scaled
+    for (size_t i = 0; i < tensors_.size(); ++i)
+      if (tensors_[i].layer == layer && !scales_input_[i]) columns += tensors_[i].shape[1];
+    return columns;
+  }
 
   // The number of the module's vector in the manifest, or -1.
   int64_t find(const Module& module) const { return index_.find(module); }

@@ -66,6 +66,13 @@ class LoraConfig : public MethodConfig {
   Json hf_config() const override { return config_; }
   std::vector<std::string> hf_copies() const override { return copies_; }
 
+  int64_t kept_columns(int64_t layer) const override {
+    int64_t columns = 0;  // h; at the embedding it is looked up again
+    for (const Target& target : targets_)
+      if (!target.embedding() && target.module.layer == layer) columns += target.rank;
+    return columns;
+  }
+
   const Target* find(const Module& module) const {
     const int64_t index = index_.find(module);
     return index < 0 ? nullptr : &targets_[size_t(index)];

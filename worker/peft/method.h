@@ -80,6 +80,8 @@ class MethodConfig {
   }                              // learned keys before each sequence; they take positions
   int64_t lowest_layer() const;  // the smallest TensorSpec::layer
   int64_t trainable_parameters() const;
+  // Float32 columns that its hooks keep of each row at a layer, between forward and backward.
+  virtual int64_t kept_columns(int64_t /*layer*/) const { return 0; }
   // The keys as HF peft writes them in adapter_config.json (every key that peft needs to load it).
   virtual Json hf_config() const = 0;
   // The tensors as adapter_model.safetensors holds them, and back; in the order of the manifest. The defaults

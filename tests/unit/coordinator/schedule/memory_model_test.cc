@@ -29,7 +29,7 @@ class MemoryModelTest : public ::testing::Test {
     model_.limit_bytes = 1024 * kMebibyte;
     method_ = configure_method(Json{{"peft_type", "LORA"}, {"r", 8}, {"target_modules", "all-linear"}},
                                config, "method");
-    job_ = {method_.get(), kMebibyte, 2048, false};
+    job_ = {method_.get(), kMebibyte, 2048, 2048, 0, false};
   }
   FitAnswer fit(const JobMemory& job, int others = 0) const {
     return model_.fit("tone", job, std::vector<JobMemory>(size_t(others), job_));
@@ -77,7 +77,7 @@ TEST_F(MemoryModelTest, TheDataOfJobsCounts) {
 
 TEST_F(MemoryModelTest, AMicroBatchLargerThanAPackCounts) {
   JobMemory large = job_;
-  large.micro_batch_rows = 100000;
+  large.micro_batch_rows = large.step_rows = 100000;
   EXPECT_EQ(fit(large).fit, Fit::kNever);
   EXPECT_THAT(fit(large).message, HasSubstr("packs of 100000 rows"));
 }
@@ -88,6 +88,68 @@ TEST_F(MemoryModelTest, CheckpointingKeepsLessUntilAJobDoesWithout) {
   const std::vector<JobMemory> alone = {checkpointed}, both = {checkpointed, job_};
   EXPECT_LT(model_.total_bytes(alone), total(1));
   EXPECT_EQ(model_.total_bytes(both), total(2));
+}
+
+TEST_F(MemoryModelTest, APackHasNoMoreRowsThanTheJobsHaveReady) {
+  JobMemory small = job_;
+  small.micro_batch_rows = small.step_rows = 500;
+  const std::vector<JobMemory> one = {small}, three(3, small), six(6, small);
+  EXPECT_EQ(model_.largest_pack_rows(one), 500);
+  EXPECT_EQ(model_.largest_pack_rows(three), 1500);
+  EXPECT_EQ(model_.largest_pack_rows(six), 2000);  // micro-batches are not cut
+  EXPECT_LT(model_.packs_bytes(one), model_.packs_bytes(three) / 2);
+  EXPECT_LT(model_.packs_bytes(three), model_.packs_bytes(six));
+}
+
+TEST_F(MemoryModelTest, AnEvaluationKeepsNothingForABackward) {
+  JobMemory trains = job_, evaluates = job_;
+  trains.step_rows = 2048;
+  evaluates.micro_batch_rows = evaluates.step_rows = 100;
+  evaluates.evaluation_rows = 2048;
+  const std::vector<JobMemory> one = {trains}, other = {evaluates};
+  EXPECT_EQ(model_.largest_pack_rows(other), 2000);
+  EXPECT_LT(model_.packs_bytes(other), model_.packs_bytes(one) / 2);
+}
+
+TEST_F(MemoryModelTest, WhatAMethodKeepsCounts) {
+  const auto wide = configure_method(Json{{"peft_type", "LORA"}, {"r", 64}, {"target_modules", "all-linear"}},
+                                     model_.config, "method");
+  const std::vector<JobMemory> narrow = {job_}, more = {{wide.get(), kMebibyte, 2048, 2048, 0, false}};
+  const int64_t columns = 8 * 7 * (64 - 8);
+  EXPECT_EQ(model_.packs_bytes(more) - model_.packs_bytes(narrow), 2048 * columns * int64_t(sizeof(float)));
+}
+
+// The masters and moments of all, the gradients of those whose micro-batches are together.
+TEST_F(MemoryModelTest, JobsThatAreInNoPackHaveNoGradients) {
+  JobMemory small = job_;
+  small.micro_batch_rows = small.step_rows = 1024;
+  const int64_t parameters = int64_t(sizeof(float)) * method_->trainable_parameters();
+  const auto total = [&](int jobs) {
+    return model_.total_bytes(std::vector<JobMemory>(size_t(jobs), small));
+  };
+  constexpr int64_t kState = 3;  // copies, on their way to the store
+  EXPECT_EQ(total(3) - total(2), model_.job_bytes(small) + kState * parameters);
+  EXPECT_GE(total(2) - total(1), model_.job_bytes(small) + (1 + kState) * parameters);
+}
+
+TEST_F(MemoryModelTest, AllStagesButTheLastKeepEveryPackInFlight) {
+  const std::vector<JobMemory> jobs(8, job_);
+  model_.in_turn = false;
+  model_.stages = {{0, 4}};
+  const int64_t one = model_.packs_bytes(jobs);
+  model_.packs = 3;
+  EXPECT_GT(model_.packs_bytes(jobs), 2 * one);
+  model_.stages = {{4, 8}};
+  EXPECT_LT(model_.packs_bytes(jobs), one + one / 2);
+}
+
+TEST_F(MemoryModelTest, Bfloat16KeepsGateAndUpRounded) {
+  const std::vector<JobMemory> one = {job_};
+  const int64_t floats = model_.packs_bytes(one);
+  model_.compute = DType::kBF16;
+  EXPECT_LT(model_.packs_bytes(one), floats);
+  const int64_t kept = 2048 * 8 * 2 * 704 * 2, again = 2048 * 2 * 704 * 2;
+  EXPECT_EQ(floats - model_.packs_bytes(one), kept - again);
 }
 
 TEST_F(MemoryModelTest, HostsShareWhatARunTakes) {
@@ -121,9 +183,13 @@ TEST_F(MemoryModelTest, HostsShareWhatARunTakes) {
 
 // A stage of each of two pipelines on one host: rows of both, but a job is on one of them.
 TEST_F(MemoryModelTest, PipelinesOnAHostAddTheirRowsNotTheirAdapters) {
-  const int64_t packs = model_.packs_bytes(), job = model_.job_bytes(job_);
+  const std::vector<JobMemory> one = {job_};
+  const int64_t packs = model_.packs_bytes(one), job = model_.job_bytes(job_);
   model_.stages = {{0, 8}, {0, 8}};
-  EXPECT_EQ(model_.packs_bytes(), 2 * packs);
+  model_.in_turn = false;
+  EXPECT_EQ(model_.packs_bytes(one), 2 * packs);
+  model_.in_turn = true;  // only one works at a time
+  EXPECT_LT(model_.packs_bytes(one), 2 * packs);
   EXPECT_EQ(model_.job_bytes(job_), job);
 }
 

@@ -1,0 +1,100 @@
+"""The peak of a run lies within a tenth of what the memory model says of it before it starts (`run --dry-run`), both ways.
+
+Peaks are those of processes (ru_maxrss), of several ranks their sum.
+"""
+
+import json
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+from job_files import BACKBONE, ROOT
+from ranks import mpirun
+
+VOCABULARY = 4096
+# Runs the program and writes its peak in KiB to a file of the rank's own: a process that is small itself, since a child starts with its peak.
+MEASURE = """
+import os, resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+with open(os.path.join(sys.argv[1], os.environ.get("OMPI_COMM_WORLD_RANK", "0")), "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status)
+"""
+
+
+def lora(name, folder, batch, lengths, steps=4, r=16, **train):
+    """A job on all linear layers with rows of random tokens for its steps, in the order of the file."""
+    draw = random.Random(name)
+    rows = [[draw.randrange(VOCABULARY) for _ in range(draw.randint(*lengths))] for _ in range(batch * steps)]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in rows))
+    return {
+        "name": name,
+        "method": {"peft_type": "LORA", "r": r, "target_modules": "all-linear"},
+        "data": {"train": f"{name}.jsonl", "shuffle": False},
+        "train": {"max_steps": steps, "per_device_train_batch_size": batch} | train,
+    }
+
+
+def several(count, *arguments, **options):
+    return lambda folder: [lora(f"job-{i}", folder, *arguments, **options) for i in range(count)]
+
+
+CASES = {
+    "one job": several(1, 4, (512, 512)),
+    "one job of mixed lengths": several(1, 8, (32, 512)),
+    "eight jobs": several(8, 1, (512, 512)),
+    "eight jobs of mixed lengths": several(8, 1, (32, 512)),
+    "many small jobs": several(32, 1, (16, 64)),
+    "rank 64": several(2, 2, (512, 512), r=64),
+    "checkpointing": several(1, 4, (512, 512), gradient_checkpointing=True),
+    "short": several(1, 1, (64, 64)),
+}
+
+
+@pytest.fixture
+def peak_over_model(program, tmp_path):
+    def measure(jobs_file, *flags, ranks=0):
+        launch = mpirun(ranks) if ranks else []
+        command = [str(program), "run", str(jobs_file), "--output", str(tmp_path / "out"), "--progress", "none", "--threads", "2", *flags]
+        plan = subprocess.run([*launch, *command, "--dry-run"], capture_output=True, text=True, timeout=120)
+        assert plan.returncode == 0, plan.stderr
+        said = float(re.search(r"in all ([\d.]+) MiB", plan.stdout).group(1))
+        peaks = tmp_path / "peaks"
+        peaks.mkdir()
+        done = subprocess.run([*launch, sys.executable, "-I", "-S", "-c", MEASURE, str(peaks), *command], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        measured = [int(path.read_text()) / 1024 for path in peaks.iterdir()]
+        assert len(measured) == max(1, ranks)
+        print(f"measured {' + '.join(f'{each:.0f}' for each in measured)} MiB, by the model {said:.0f} MiB: {sum(measured) / said:.3f}\n{plan.stdout}")
+        return sum(measured) / said
+
+    return measure
+
+
+def write(folder, jobs):
+    path = folder / "jobs.yaml"
+    path.write_text(json.dumps({"backbone": str(BACKBONE), "jobs": jobs}))
+    return path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_peak_is_what_the_model_says(case, peak_over_model, tmp_path):
+    assert 0.9 <= peak_over_model(write(tmp_path, CASES[case](tmp_path))) <= 1.1
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_with_stages_in_one_process(stages, peak_over_model, tmp_path):
+    jobs = several(8, 1, (256, 256))(tmp_path)
+    assert 0.9 <= peak_over_model(write(tmp_path, jobs), "--stages", str(stages)) <= 1.1
+
+
+def test_the_sum_over_ranks(peak_over_model, tmp_path):
+    jobs = several(8, 1, (256, 256))(tmp_path)
+    assert 0.9 <= peak_over_model(write(tmp_path, jobs), "--stages", "2", ranks=3) <= 1.1
+
+
+def test_the_demo(peak_over_model):
+    """Its six jobs of five kinds of PEFT; commits and evaluations, whose memory comes and goes, for as many steps as the heap needs to settle."""
+    assert 0.9 <= peak_over_model(ROOT / "cluster" / "demo" / "jobs.yaml", "--set", "defaults.train.max_steps=100") <= 1.1
