@@ -15,7 +15,7 @@ std::string number(const std::optional<double>& value) {
 }  // namespace
 
 int name_width(const std::vector<std::string>& names) {
-  constexpr size_t kLeast = 24;
+  constexpr size_t kLeast = 32;
   size_t width = kLeast;
   for (const std::string& name : names) width = std::max(width, name.size());
   return int(width);
