@@ -54,6 +54,7 @@ bool Engine::poll() {
     take(*message);
     worked = true;
   }
+  worked |= reads_.poll();
   take_durable();
   if (std::exchange(room_, false)) admit_waiting();
   worked |= fill_packs();
@@ -83,6 +84,7 @@ void Engine::request_stop() {
         run->phase = Phase::kWaiting;
         break;
       case Phase::kMoving:
+      case Phase::kLoading:
       case Phase::kInitializing:
         run->phase = Phase::kWaiting;
         run->next_pipeline = -1;

@@ -3,11 +3,12 @@
 // the parameter server and keeps the store. One event loop over the transport: what has arrived is taken in,
 // then packs are filled and sent to the pipelines while credits last.
 //
-// The life of a job: it waits until memory has room; its tensors are made on the stages (or come from a file
-// or the store), given to the shards and published as a version; then step by step its micro-batches go out
-// in packs, losses and norms come back, the shards update and publish the next version; between steps it may
-// evaluate, pause, or move to a pipeline that has nothing to do. At its end: commit, export, done. A job that
-// fails or is cancelled leaves alone, with its reason kept.
+// The life of a job: it waits until memory has room, and holds next to none until then: its data, and its
+// tensors in the store, are read when it is admitted, beside the steps of others. Its tensors are made on the
+// stages (or come from a file or the store), given to the shards and published as a version; then step by
+// step its micro-batches go out in packs, losses and norms come back, the shards update and publish the next
+// version; between steps it may evaluate, pause, or move to a pipeline that has nothing to do. At its end:
+// commit, export, done. A job that fails or is cancelled leaves alone, with its reason kept.
 //
 // The next step begins as soon as the shards have been told to update: its packs name the new version, and a
 // stage holds them until that is in place (stage_worker.h says why no wait is for ever). Only what takes a
@@ -31,6 +32,7 @@
 #include "coordinator/cluster.h"
 #include "coordinator/job_run.h"
 #include "coordinator/params/shard_worker.h"
+#include "coordinator/params/write_thread.h"
 #include "coordinator/prepare.h"
 #include "coordinator/schedule/fairness.h"
 #include "coordinator/schedule/memory_model.h"
@@ -97,6 +99,10 @@ class Engine {
   const JobRun& job(const std::string& name) const;    // throws kNotFound naming those there are
   double seconds() const;                              // since the run began
   int64_t memory_bytes(const PreparedJob& job) const;  // that it takes on the first host
+  // Of the first host, beside all that runs and what is reserved. No job is admitted into what is reserved;
+  // less than nothing gives back.
+  int64_t free_bytes() const;
+  void reserve_bytes(int64_t bytes);
   // What the memory model said at most of the jobs that were here together, on the first host.
   int64_t most_memory_bytes() const { return most_memory_bytes_; }
 
@@ -135,7 +141,11 @@ class Engine {
 
   // engine_submissions.cc and engine_jobs.cc: the life of a job
   void admit_waiting();
+  FitAnswer fits_now(const JobRun& run, std::vector<JobMemory>& others) const;
   void start(JobRun& run);
+  void load_job(JobRun& run);
+  void load_tensors(JobRun& run);
+  void make_tensors(JobRun& run);
   void initialize(JobRun& run);
   void add_to_shards(JobRun& run, ShardState state);
   void route(JobRun& run);
@@ -180,6 +190,7 @@ class Engine {
   std::unique_ptr<ShardWorker> own_shard_;  // where there are no ranks for it
   std::vector<int> shard_ranks_;
   StoreThread store_;
+  WriteThread reads_;  // of the data of jobs that have been admitted
   std::map<std::string, std::unique_ptr<JobRun>> jobs_;
   // A server keeps all jobs that ever were: what is done often goes through these alone.
   using Jobs = std::set<JobRun*, BySubmission>;
@@ -197,7 +208,7 @@ class Engine {
   double next_commit_seconds_ = 0;
   int64_t commits_ = 0;
   int shard_commits_ = 0;  // that shards have under way
-  int64_t most_memory_bytes_ = 0;
+  int64_t most_memory_bytes_ = 0, reserved_bytes_ = 0;
   std::vector<Waiter> waiters_;
   bool new_waiters_ = false;
   double started_seconds_;

@@ -61,6 +61,10 @@ void Engine::commit(JobRun& run) {
   } else if (run.head.version == run.saved_version) {
     commit.elsewhere = StoredElsewhere{run.saved_version, {}, {}};
   }
+  if (run.shown_only) {
+    commit.record.state = JobState::kRunning;
+    commit.record.reason.clear();
+  }
   run.saving = true;
   ++saving_;
   run.changes_under_way = run.changes;

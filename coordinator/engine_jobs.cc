@@ -155,6 +155,7 @@ void Engine::advance(JobRun& run) {
   }
   if (run.pause_wanted) {
     run.phase = Phase::kPaused;
+    run.pace.rest(seconds());
     return;
   }
   run.next_pipeline = idle_pipeline(run);
@@ -170,6 +171,7 @@ void Engine::advance(JobRun& run) {
   }
   if (version >= total) {
     run.phase = Phase::kFinishing;
+    run.pace.rest(seconds());
     if (!run.unsaved() && !run.saving) fetch(run);
     hurry(run);
     return;
@@ -197,6 +199,7 @@ void Engine::move(JobRun& run) {
 
 void Engine::begin(JobRun& run, Phase phase, StepPlan plan) {
   run.phase = phase;
+  run.pace.go(seconds(), run.head);
   run.plan = std::make_shared<const StepPlan>(std::move(plan));
   run.unpacked = 0;
   run.losses.assign(run.plan->micro_batches.size(), 0);
@@ -304,6 +307,7 @@ void Engine::fail(JobRun& run, const std::string& reason, JobState state) {
   if (run.pipeline >= 0) pipelines_[size_t(run.pipeline)].queue.clear(run.name());
   run.phase = Phase::kLeaving;
   run.next_pipeline = -1;
+  run.pace.rest(seconds());
   leave_if_done(run);
 }
 
@@ -318,7 +322,7 @@ void Engine::drop_from_stages(const JobRun& run) {
 }
 
 void Engine::leave_if_done(JobRun& run) {
-  if (run.phase == Phase::kLeaving && run.settled() && !run.saving) leave(run);
+  if (run.phase == Phase::kLeaving && run.settled() && !run.saving && !run.reading) leave(run);
 }
 
 // Nothing of the job is under way any more.

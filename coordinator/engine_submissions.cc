@@ -2,7 +2,7 @@
 // cancel.
 
 #include <algorithm>
-#include <filesystem>
+#include <new>
 #include <utility>
 
 #include "common/base/check.h"
@@ -25,7 +25,7 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   run.record.name = prepared.spec.name;
   run.record.keys = prepared.spec.keys;
   run.record.method = prepared.method->hf_config();
-  run.record.total_steps = prepared.batching->total_steps();
+  run.record.total_steps = prepared.total_steps;
   run.record.trainable_parameters = prepared.method->trainable_parameters();
   run.record.backbone = backbone_.path;
   run.record.backbone_fingerprint = backbone_.fingerprint;
@@ -33,7 +33,7 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   run.record.dtype = options_.dtype;
   run.record.instruction_set = options_.instruction_set;
   run.job = std::move(job);
-  run.memory = memory_of(*run.job);
+  run.memory = run.job->memory;
   run.on_stage = stages_with_tensors(*run.job->method);
   const std::string name = run.name();
   CHECK(jobs_.emplace(name, std::move(owned)).second);
@@ -41,36 +41,54 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
     run.head = *known->head;
     run.saved_version = run.head.version;
   }
-  const bool exported =
-      std::filesystem::exists(options_.output + "/adapters/" + name + "/adapter_config.json");
-  const JobState before = known ? known->record.state : JobState::kRunning;
-  const bool was_done = before == JobState::kDone && exported && run.head.version >= run.record.total_steps;
-  if (was_done || before == JobState::kFailed || before == JobState::kCancelled) {
+  if (known && stays_ended(*known, run.record.total_steps, options_.output)) {
     run.record = known->record;
     run.durable_state = run.record.state;
     run.phase = Phase::kEnded;
     run.job.reset();
     return tell(JobEvent::Kind::kState, run);
   }
-  run.pause_wanted = before == JobState::kPaused;
+  run.pause_wanted = known && known->record.state == JobState::kPaused;
   run.known = std::move(known);
   run.record.state = run.pause_wanted ? JobState::kPaused : JobState::kQueued;
   queued_.insert(&run);
   changed(run);
   admit_waiting();
-  if (run.phase == Phase::kQueued && run.record.reason.empty() && !run.pause_wanted)
-    run.record.reason = "waits for memory behind others";
+  if (run.phase != Phase::kQueued) return;
+  run.job->unload();
+  if (run.record.reason.empty() && !run.pause_wanted) run.record.reason = "waits for memory behind others";
 }
 
 void Engine::check_new(const PreparedJob& job) const {
   if (jobs_.contains(job.spec.name))
     throw invalid("job {}: there is one of that name already", job.spec.name);
-  const FitAnswer answer = fit_on_hosts(options_.hosts, job.spec.name, memory_of(job), {});
+  const FitAnswer answer = fit_on_hosts(options_.hosts, job.spec.name, job.memory, {});
   if (answer.fit == Fit::kNever) throw Error(ErrorCode::kExhausted, answer.message);
 }
 
 int64_t Engine::memory_bytes(const PreparedJob& job) const {
-  return options_.hosts.at(0).job_bytes(memory_of(job));
+  return options_.hosts.at(0).job_bytes(job.memory);
+}
+
+int64_t Engine::free_bytes() const {
+  std::vector<JobMemory> running;
+  for (const JobRun* run : running_) running.push_back(run->memory);
+  return options_.hosts.at(0).limit_bytes - options_.hosts[0].total_bytes(running) - reserved_bytes_;
+}
+
+void Engine::reserve_bytes(int64_t bytes) {
+  reserved_bytes_ += bytes;
+  if (bytes < 0) room_ = true;
+}
+
+FitAnswer Engine::fits_now(const JobRun& run, std::vector<JobMemory>& others) const {
+  FitAnswer answer = fit_on_hosts(options_.hosts, run.name(), run.memory, others);
+  if (answer.fit != Fit::kNow || reserved_bytes_ == 0) return answer;
+  others.push_back(run.memory);
+  const bool beyond = options_.hosts[0].total_bytes(others) + reserved_bytes_ > options_.hosts[0].limit_bytes;
+  others.pop_back();
+  if (beyond) answer = {Fit::kLater, "waits while the data of submissions is read"};
+  return answer;
 }
 
 void Engine::keep(StoredJob job, const std::string& reason) {
@@ -137,7 +155,7 @@ void Engine::admit_waiting() {
     JobRun* run = *next++;  // it leaves the queue when it starts
     if (run->pause_wanted) continue;
     if (first_left != nullptr && first_left->overtaken >= kMostOvertaken) return;
-    const FitAnswer answer = fit_on_hosts(options_.hosts, run->name(), run->memory, others);
+    const FitAnswer answer = fits_now(*run, others);
     if (answer.fit != Fit::kNow) {
       run->record.reason = answer.message;
       if (first_left == nullptr) first_left = run;
@@ -162,16 +180,63 @@ void Engine::start(JobRun& run) {
   // No promise: a job that was queued and one that runs begin again alike.
   run.durable_state = JobState::kRunning;
   tell(JobEvent::Kind::kState, run);
+  run.phase = Phase::kLoading;
+  run.job->loaded() ? load_tensors(run) : load_job(run);
+}
+
+// One that has waited. A job that has gone meanwhile leaves when the reading ends: the memory was its own.
+void Engine::load_job(JobRun& run) {
+  struct Loaded {
+    std::unique_ptr<PreparedJob> job;
+    std::string error;
+  };
+  const auto loaded = std::make_shared<Loaded>();
+  run.reading = true;
+  reads_.submit(
+      [this, spec = run.job->spec, loaded] {
+        try {
+          loaded->job = prepare_job(spec, backbone_);
+        } catch (const std::bad_alloc&) {
+          loaded->error = "there was no memory for its data";
+        } catch (const std::exception& error) {
+          loaded->error = error.what();
+        }
+      },
+      [this, &run, loaded](double) {
+        run.reading = false;
+        if (run.phase != Phase::kLoading) return leave_if_done(run);
+        if (!loaded->error.empty()) return fail(run, loaded->error);
+        const PreparedJob& now = *loaded->job;
+        const bool same = now.data_fingerprint() == run.record.data_fingerprint &&
+                          now.method->hf_config() == run.record.method;
+        if (!same)
+          return fail(run, "its data, or its init_adapter, is not what it was when it was submitted");
+        run.job = std::move(loaded->job);
+        run.memory = run.job->memory;
+        load_tensors(run);
+      });
+}
+
+void Engine::load_tensors(JobRun& run) {
   const auto known = std::exchange(run.known, std::nullopt);
-  if (known && known->head) {
-    add_to_shards(run, known->state);
-  } else if (!run.job->initial.empty()) {
-    ShardState state;
-    state.parameters = std::exchange(run.job->initial, {});
-    add_to_shards(run, std::move(state));
-  } else {
-    initialize(run);
-  }
+  if (!known || !known->head) return make_tensors(run);
+  const auto state = std::make_shared<ShardState>();
+  run.reading = true;
+  store_.submit([state, read = known->state] { *state = read(); },
+                [this, &run, state](const std::string& error) {
+                  run.reading = false;
+                  if (run.phase != Phase::kLoading) return leave_if_done(run);
+                  run.shown_only = !error.empty();
+                  if (run.shown_only) return fail(run, error);
+                  add_to_shards(run, std::move(*state));
+                });
+}
+
+void Engine::make_tensors(JobRun& run) {
+  if (run.job->initial.empty()) return initialize(run);
+  ShardState state;
+  state.parameters = std::exchange(run.job->initial, {});
+  add_to_shards(run, std::move(state));
 }
 
 }  // namespace coppice

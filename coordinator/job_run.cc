@@ -1,6 +1,15 @@
 #include "coordinator/job_run.h"
 
+#include <filesystem>
+
 namespace coppice {
+
+bool stays_ended(const StoredJob& known, int64_t total_steps, const std::string& output) {
+  const JobRecord& record = known.record;
+  if (record.state == JobState::kFailed || record.state == JobState::kCancelled) return true;
+  return record.state == JobState::kDone && known.head && known.head->version >= total_steps &&
+         std::filesystem::exists(output + "/adapters/" + record.name + "/adapter_config.json");
+}
 
 std::string step_line(const JobRun& run) {
   return Json{{"job", run.name()},          {"step", run.head.version},           {"loss", run.head.loss},

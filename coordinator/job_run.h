@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "coordinator/pace.h"
 #include "coordinator/params/checkpoint.h"
 #include "coordinator/prepare.h"
 #include "worker/stage.h"
@@ -18,6 +20,7 @@ namespace coppice {
 
 enum class Phase {
   kQueued,        // waits for memory
+  kLoading,       // its data, or its tensors from the store, are being read
   kInitializing,  // stages make version 0
   kStepping,      // micro-batches of a step are out
   kEvaluating,    // micro-batches of an evaluation are out
@@ -33,10 +36,14 @@ enum class Phase {
 // What the store holds of a job.
 struct StoredJob {
   JobRecord record;
-  std::optional<JobHead> head;  // with state
-  ShardState state;
+  std::optional<JobHead> head;        // with state
+  std::function<ShardState()> state;  // reads it: on the store thread
   std::vector<MetricRecord> metrics;
 };
+
+// Whether a job that is submitted again has nothing more to do: done, and exported to the run folder, or
+// ended otherwise. total_steps: that are wanted now.
+bool stays_ended(const StoredJob& known, int64_t total_steps, const std::string& output);
 
 struct JobRun {
   std::unique_ptr<PreparedJob> job;  // none of a job that was only kept, or has left
@@ -45,6 +52,8 @@ struct JobRun {
   JobHead head;
   Phase phase = Phase::kQueued;
   std::optional<StoredJob> known;  // until it is admitted
+  bool reading = false;            // a thread reads something of it
+  bool shown_only = false;         // its failure is not stored: the next start tries again
   int pipeline = -1;
   int next_pipeline = -1;      // where it moves to; -1: it stays
   int64_t moved_version = -1;  // at which it moved last
@@ -65,6 +74,7 @@ struct JobRun {
   int64_t packs_in_flight = 0;
   int answers_missing = 0;  // of stages: initial tensors, or acknowledgements of a version
   double published_seconds = 0;
+  Pace pace;
   std::vector<Tensor> fetched;  // tensors that stages made or shards gave
   int64_t fetched_missing = 0;
 

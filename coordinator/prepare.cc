@@ -42,7 +42,29 @@ void check_beside(const JobSpec& spec, const MethodConfig& adapter, const Backbo
 
 }  // namespace
 
-std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& backbone) {
+void PreparedJob::unload() {
+  batching.reset();
+  for (Dataset* set : {&data.train, &data.eval}) std::vector<Example>().swap(set->examples);
+  std::vector<Tensor>().swap(initial);
+}
+
+Preparation::Preparation(const Backbone& backbone, int64_t most_bytes)
+    : backbone_(backbone), most_bytes_(std::max(most_bytes, int64_t(64) << 20)) {}
+
+std::unique_ptr<PreparedJob> Preparation::prepare(const JobSpec& spec) {
+  auto job = prepare_job(spec, backbone_, most_bytes_ - held_bytes_);
+  int64_t bytes = job->memory.data_bytes;
+  for (const Tensor& tensor : job->initial) bytes += int64_t(tensor.values.size() * sizeof(float));
+  if (held_bytes_ + bytes > most_bytes_ / 2) {
+    job->unload();
+  } else {
+    held_bytes_ += bytes;
+  }
+  return job;
+}
+
+std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& backbone,
+                                         int64_t most_data_bytes) {
   auto job = std::make_unique<PreparedJob>();
   job->spec = spec;
   try {
@@ -68,19 +90,17 @@ std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& ba
                     backbone.config.max_positions);
     data.max_length = std::min(data.length_limit(), positions);
     const Tokenizer* tokenizer = backbone.tokenizer ? &*backbone.tokenizer : nullptr;
-    job->data =
-        read_job_data(job->spec, tokenizer, backbone.config.vocabulary, job->method->virtual_rows() > 0);
+    job->data = read_job_data(job->spec, tokenizer, backbone.config.vocabulary,
+                              job->method->virtual_rows() > 0, most_data_bytes);
     job->batching = std::make_unique<Batching>(job->data, job->spec, job->method->virtual_rows());
+    job->total_steps = job->batching->total_steps();
+    const Batching& batching = *job->batching;
+    job->memory = {job->method.get(),        data_bytes(job->data),      batching.max_micro_batch_rows(),
+                   batching.max_step_rows(), batching.evaluation_rows(), spec.train.gradient_checkpointing};
   } catch (const Error& error) {
     throw Error(error.code(), fmt::format("job {}: {}", spec.name, error.what()));
   }
   return job;
-}
-
-JobMemory memory_of(const PreparedJob& job) {
-  const Batching& batching = *job.batching;
-  return {job.method.get(),         data_bytes(job.data),       batching.max_micro_batch_rows(),
-          batching.max_step_rows(), batching.evaluation_rows(), job.spec.train.gradient_checkpointing};
 }
 
 }  // namespace coppice

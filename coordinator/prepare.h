@@ -25,7 +25,8 @@ struct Backbone {
 };
 Backbone read_backbone(const std::string& path);
 
-// Stays where it is: batching refers to data.
+// Stays where it is: batching refers to data. One that waits for memory holds none of what is large, and is
+// prepared anew when its turn has come.
 struct PreparedJob {
   JobSpec spec;
   std::shared_ptr<const MethodConfig> method;
@@ -33,10 +34,27 @@ struct PreparedJob {
   std::unique_ptr<Batching> batching;
   std::vector<Tensor>
       initial;  // from init_adapter, by number in the manifest; empty: made where the weights are
+  int64_t total_steps = 0;
+  JobMemory memory;  // that it takes when it runs
 
+  bool loaded() const { return batching != nullptr; }
+  void unload();  // gives back examples, batches and initial values; what it knows of them stays
   uint64_t data_fingerprint() const { return data.train.fingerprint ^ data.eval.fingerprint << 1; }
 };
-std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& backbone);
-JobMemory memory_of(const PreparedJob& job);
+// Throws kExhausted where its data would take more than most_data_bytes.
+std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& backbone,
+                                         int64_t most_data_bytes = INT64_MAX);
+
+// Prepares jobs whose data together take at most so much memory (64 MiB are always granted): where those that
+// it has made hold half of it, further ones come unloaded.
+class Preparation {
+ public:
+  Preparation(const Backbone& backbone, int64_t most_bytes);
+  std::unique_ptr<PreparedJob> prepare(const JobSpec& spec);
+
+ private:
+  const Backbone& backbone_;
+  int64_t most_bytes_, held_bytes_ = 0;
+};
 
 }  // namespace coppice

@@ -51,11 +51,12 @@ class JobControl {
   virtual ~JobControl() = default;
 
   // Checks and prepares the jobs somewhere else (read_submission, then reading and tokenizing data, may take
-  // minutes) while training goes on, then adds all or none. done is called once, on the main thread, perhaps
-  // before submit returns, and where jobs were added not before that is durable: it is the answer that the
-  // client takes for a promise. It stays callable for ever, also when the client or the service is gone.
-  // Throws what can be refused at once; then done is not called.
-  virtual void submit(Submission submission, std::function<void(SubmitResult)> done) = 0;
+  // minutes) while training goes on, then adds all or none. Submissions of one client follow each other,
+  // those of several are prepared beside each other. done is called once, on the main thread, perhaps before
+  // submit returns, and where jobs were added not before that is durable: it is the answer that the client
+  // takes for a promise. It stays callable for ever, also when the client or the service is gone. Throws what
+  // can be refused at once; then done is not called.
+  virtual void submit(uint64_t client, Submission submission, std::function<void(SubmitResult)> done) = 0;
 
   // kNotFound naming the job, kInvalid where its state does not allow it, naming the state. done: as for
   // submit, called when the change is durable.

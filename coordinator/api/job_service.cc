@@ -141,7 +141,7 @@ void JobService::submit(uint64_t client, uint64_t request, const proto::Submit& 
   ++from.submits;
   submit_bytes_ += bytes;
   try {
-    control_.submit(std::move(submission),
+    control_.submit(client, std::move(submission),
                     [self = std::weak_ptr(self_), client, request, bytes](const SubmitResult& result) {
                       if (const auto service = self.lock())
                         (*service)->submitted(client, request, bytes, result);

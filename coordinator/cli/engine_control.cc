@@ -1,6 +1,7 @@
 #include "coordinator/cli/engine_control.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "common/base/error.h"
@@ -10,43 +11,61 @@ namespace coppice {
 namespace {
 
 constexpr size_t kMostWaiting = 1024;  // submissions
+constexpr size_t kTogether = 4;        // that are prepared at a time
 
 }  // namespace
 
 EngineControl::EngineControl(Engine& engine, const Backbone& backbone)
-    : engine_(engine), backbone_(backbone), thread_([this] { prepare_all(); }) {}
+    : engine_(engine), backbone_(backbone) {
+  for (size_t i = 0; i < kTogether; ++i) threads_.emplace_back([this] { prepare_all(); });
+}
 
 EngineControl::~EngineControl() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
-    waiting_.clear();
   }
   changed_.notify_all();
-  thread_.join();
+  for (std::thread& thread : threads_) thread.join();
 }
 
-void EngineControl::submit(Submission submission, std::function<void(SubmitResult)> done) {
+void EngineControl::submit(uint64_t client, Submission submission, std::function<void(SubmitResult)> done) {
   while (submission.backbone.size() > 1 && submission.backbone.ends_with('/')) submission.backbone.pop_back();
   if (submission.backbone != backbone_.path) {
     throw invalid("backbone is {}; this server has {}", shown(std::string_view(submission.backbone)),
                   backbone_.path);
   }
-  std::lock_guard lock(mutex_);
   if (waiting_.size() >= kMostWaiting)
     throw Error(ErrorCode::kExhausted,
                 fmt::format("{} submissions wait already; try again later", kMostWaiting));
-  waiting_.push_back({std::move(submission), std::move(done), {}, std::nullopt});
-  changed_.notify_all();
+  waiting_.push_back({client, std::move(submission), std::move(done), {}, std::nullopt, 0});
+  hand_over();
+}
+
+void EngineControl::hand_over() {
+  for (auto next = waiting_.begin(); next != waiting_.end() && clients_.size() < kTogether;) {
+    if (!clients_.insert(next->client).second) {
+      ++next;
+      continue;
+    }
+    next->reserved_bytes = std::max<int64_t>(0, engine_.free_bytes() / 2);
+    engine_.reserve_bytes(next->reserved_bytes);
+    {
+      std::lock_guard lock(mutex_);
+      handed_.push_back(std::move(*next));
+    }
+    changed_.notify_one();
+    next = waiting_.erase(next);
+  }
 }
 
 void EngineControl::prepare_all() {
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+    changed_.wait(lock, [this] { return stopping_ || !handed_.empty(); });
     if (stopping_) return;
-    Request request = std::move(waiting_.front());
-    waiting_.pop_front();
+    Request request = std::move(handed_.front());
+    handed_.pop_front();
     lock.unlock();
     prepare(request);
     lock.lock();
@@ -61,25 +80,32 @@ bool EngineControl::stopping() const {
 
 void EngineControl::prepare(Request& request) const {
   try {
+    Preparation preparation(backbone_, request.reserved_bytes);
     for (const JobSpec& spec : read_submission(request.submission).jobs) {
       if (stopping()) throw failed("the server is stopping");
-      request.jobs.push_back(prepare_job(spec, backbone_));
+      request.jobs.push_back(preparation.prepare(spec));
     }
   } catch (const Error& error) {
     request.error = error;
+  } catch (const std::bad_alloc&) {
+    request.error = Error(ErrorCode::kExhausted, "the server has no memory for this submission");
   } catch (const std::exception& error) {
     request.error = failed("{}", error.what());
   }
 }
 
 bool EngineControl::poll() {
-  pace_.look(engine_);
   std::deque<Request> prepared;
   {
     std::lock_guard lock(mutex_);
     prepared.swap(prepared_);
   }
-  for (Request& request : prepared) add(std::move(request));
+  for (Request& request : prepared) {
+    engine_.reserve_bytes(-request.reserved_bytes);
+    clients_.erase(request.client);
+    add(std::move(request));
+  }
+  if (!prepared.empty()) hand_over();
   return !prepared.empty();
 }
 
@@ -139,8 +165,10 @@ JobStatus EngineControl::status(const JobRun& run) const {
   if (run.head.evaluated >= 0) status.eval_loss = run.head.eval_loss;
   status.trainable_parameters = run.record.trainable_parameters;
   status.tokens = run.head.tokens;
-  status.tokens_per_second = run.ended() ? 0 : pace_.tokens_per_second(engine_, run);
-  status.seconds_left = pace_.seconds_left(engine_, run);
+  if (!run.ended()) {
+    status.tokens_per_second = run.pace.tokens_per_second(engine_.seconds(), run.head);
+    status.seconds_left = run.pace.seconds_left(engine_.seconds(), run.head, run.record.total_steps);
+  }
   return status;
 }
 

@@ -1,6 +1,8 @@
 #pragma once
-// The engine as a server of jobs sees it: submissions are read and their data tokenized on a thread of their
-// own while training goes on; what was changed is answered when it is durable.
+// The engine as a server of jobs sees it: submissions are read and their data tokenized on threads of their
+// own while training goes on; what was changed is answered when it is durable. Some are prepared at a time,
+// of different clients, so that one who submits much data holds up no other. The memory that each may take is
+// taken from what jobs may have meanwhile: data that does not fit there is refused before it is all read.
 //
 // Thread: main. Errors: as JobControl says; poll() lets out what ends the engine.
 
@@ -10,12 +12,12 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "coordinator/api/job_control.h"
-#include "coordinator/cli/pace.h"
 #include "coordinator/engine.h"
 
 namespace coppice {
@@ -25,7 +27,7 @@ class EngineControl : public JobControl {
   EngineControl(Engine& engine, const Backbone& backbone);
   ~EngineControl() override;
 
-  void submit(Submission submission, std::function<void(SubmitResult)> done) override;
+  void submit(uint64_t client, Submission submission, std::function<void(SubmitResult)> done) override;
   void cancel(const std::string& job, std::function<void()> done) override;
   void pause(const std::string& job, std::function<void()> done) override;
   void resume(const std::string& job, std::function<void()> done) override;
@@ -36,11 +38,14 @@ class EngineControl : public JobControl {
 
  private:
   struct Request {
+    uint64_t client = 0;
     Submission submission;
     std::function<void(SubmitResult)> done;
     std::vector<std::unique_ptr<PreparedJob>> jobs;
     std::optional<Error> error;
+    int64_t reserved_bytes = 0;
   };
+  void hand_over();
   void prepare_all();
   bool stopping() const;
   void prepare(Request& request) const;
@@ -48,12 +53,13 @@ class EngineControl : public JobControl {
 
   Engine& engine_;
   const Backbone& backbone_;
-  Pace pace_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Request> waiting_, prepared_;
+  std::deque<Request> waiting_;            // of the main thread alone
+  std::set<uint64_t> clients_;             // of whom one is being prepared
+  std::deque<Request> handed_, prepared_;  // guarded by mutex_, as is stopping_
   bool stopping_ = false;
-  std::thread thread_;  // last: begins when all else is there
+  std::vector<std::thread> threads_;  // last: begin when all else is there
 };
 
 }  // namespace coppice

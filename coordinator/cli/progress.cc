@@ -9,7 +9,6 @@
 #include <cstdlib>
 
 #include "common/base/error.h"
-#include "coordinator/cli/pace.h"
 
 namespace coppice {
 namespace {
@@ -28,7 +27,6 @@ class Table : public Progress {
  public:
   void refresh(const Engine& engine, bool last) override {
     const auto now = std::chrono::steady_clock::now();
-    pace_.look(engine);
     if (!last && now - drawn_ < std::chrono::milliseconds(200)) return;
     drawn_ = now;
     winsize window{};
@@ -40,7 +38,7 @@ class Table : public Progress {
     size_t hidden = 0;
     double rate = 0;
     for (const JobRun* run : ordered(engine)) {
-      const double own = pace_.tokens_per_second(engine, *run);
+      const double own = run->pace.tokens_per_second(engine.seconds(), run->head);
       if (!run->ended()) rate += own;
       if (!last && lines.size() + 3 > height) {
         ++hidden;
@@ -80,11 +78,11 @@ class Table : public Progress {
   }
 
   std::string left(const Engine& engine, const JobRun& run) const {
-    const auto seconds = pace_.seconds_left(engine, run);
+    const auto seconds = run.pace.seconds_left(engine.seconds(), run.head, run.record.total_steps);
+    if (run.ended()) return "-";
     return seconds ? duration(*seconds) : "-";
   }
 
-  Pace pace_;
   std::chrono::steady_clock::time_point drawn_{};
   size_t drawn_lines_ = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 
 #include "common/base/error.h"
 #include "coordinator/cli/job_table.h"
@@ -23,13 +24,12 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
   std::vector<JobMemory> all;
   int64_t adapters = 0;
   for (const auto& job : jobs) {
-    all.push_back(memory_of(*job));
+    all.push_back(job->memory);
     const int64_t bytes = model.job_bytes(all.back());
     adapters += bytes;
     std::printf("%-*s %-14s %8lld %12lld %12lld %10.1f\n", width, job->spec.name.c_str(),
                 std::string(job->method->method().peft_type()).c_str(),
-                static_cast<long long>(job->batching->total_steps()),
-                static_cast<long long>(job->data.train.tokens),
+                static_cast<long long>(job->total_steps), static_cast<long long>(job->data.train.tokens),
                 static_cast<long long>(job->method->trainable_parameters()), mebibytes(bytes));
   }
   std::printf("weights %.1f MiB, packs of %lld rows %.1f MiB, adapters %.1f MiB, in all %.1f MiB",
@@ -39,11 +39,48 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
   std::printf("\n");
 }
 
+using Jobs = std::vector<std::unique_ptr<PreparedJob>>;
+
 // One invalid job refuses the file.
-std::vector<std::unique_ptr<PreparedJob>> prepare_all(const JobFile& file, const Backbone& backbone) {
-  std::vector<std::unique_ptr<PreparedJob>> jobs;
-  for (const JobSpec& spec : file.jobs) jobs.push_back(prepare_job(spec, backbone));
+Jobs prepare_all(const JobFile& file, const Session& session) {
+  Preparation preparation(session.backbone(), session.available_bytes());
+  Jobs jobs;
+  for (const JobSpec& spec : file.jobs) jobs.push_back(preparation.prepare(spec));
   return jobs;
+}
+
+// Of each job, whether a run in the folder has brought it to its end. Only looks: refuses what the run would
+// be refused for when it goes on there.
+std::vector<bool> look_at_folder(const Jobs& jobs, const RunOptions& options, Session& session) {
+  const std::string& path = options.session.output;
+  std::vector<bool> ended(jobs.size(), false);
+  check_run_folder(path);
+  if (!std::filesystem::exists(path + "/store/CURRENT")) return ended;
+  if (options.dry_run && is_running(path)) {
+    throw Error(ErrorCode::kBusy, fmt::format("--output {}: another process runs jobs there", path));
+  }
+  const auto folder = open_run_folder(path);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const std::string& name = jobs[i]->spec.name;
+    const auto record = folder->checkpoints().record(name);
+    if (!record) continue;
+    require_same_job(path, *record, *jobs[i], session.backbone(), session.device().dtype_name(),
+                     session.device().backend->instruction_set());
+    if (record->state == JobState::kFailed && options.retry_failed) continue;
+    ended[i] = stays_ended({*record, folder->checkpoints().head(name), {}, {}}, jobs[i]->total_steps, path);
+  }
+  return ended;
+}
+
+// Of those that will run: fits or throws.
+MemoryModel check_memory(const Jobs& jobs, const std::vector<bool>& ended, const Session& session) {
+  const MemoryModel memory = session.memory_before_start();
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    if (ended[i]) continue;
+    const FitAnswer answer = memory.fit(jobs[i]->spec.name, jobs[i]->memory, {});
+    if (answer.fit == Fit::kNever) throw Error(ErrorCode::kExhausted, answer.message);
+  }
+  return memory;
 }
 
 // What data.on_long did is never silent.
@@ -94,12 +131,12 @@ int run_jobs(const RunOptions& options, RunReport* report) {
     return std::any_of(file.jobs.begin(), file.jobs.end(),
                        [&](const JobSpec& job) { return job.name == record.name; });
   });
-  auto jobs = prepare_all(file, session.backbone());
-  const MemoryModel memory = session.memory_before_start();
-  for (const auto& job : jobs) {
-    const FitAnswer answer = memory.fit(job->spec.name, memory_of(*job), {});
-    if (answer.fit == Fit::kNever) throw Error(ErrorCode::kExhausted, answer.message);
-    tell_left_out(*job);
+  Jobs jobs = prepare_all(file, session);
+  const std::vector<bool> ended = look_at_folder(jobs, options, session);
+  const MemoryModel memory = check_memory(jobs, ended, session);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    tell_left_out(*jobs[i]);
+    if (ended[i]) jobs[i]->unload();
   }
   if (options.dry_run) {
     print_plan(jobs, memory);
@@ -115,10 +152,10 @@ int run_jobs(const RunOptions& options, RunReport* report) {
     if (known.back() && known.back()->record.state == JobState::kPaused)
       known.back()->record.state = JobState::kRunning;
   }
-  folder.close_shards();
   Engine& engine = session.start();
   engine.on_event([&](const JobEvent& event) { progress->event(event); });
-  for (const auto& job : jobs) engine.check_new(*job);
+  for (size_t i = 0; i < jobs.size(); ++i)
+    if (!ended[i]) engine.check_new(*jobs[i]);
   for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), std::move(known[i]));
   session.work(*progress);
   if (report != nullptr) report->model_memory_bytes = engine.most_memory_bytes();

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <set>
 
 #include "common/base/error.h"
@@ -64,12 +65,18 @@ std::optional<std::string> recorded_dtype(const std::string& path,
   return *dtypes.begin();
 }
 
-RunFolder::RunFolder(const std::string& path) : path_(path), shards_(path) {
+void check_run_folder(const std::string& path) {
+  if (std::filesystem::exists(path) && !std::filesystem::is_directory(path))
+    throw invalid("--output {}: is no folder", path);
   if (std::filesystem::exists(path + "/metrics.jsonl") && !std::filesystem::exists(path + "/store/CURRENT")) {
     throw invalid(
         "--output {}: has a metrics.jsonl, but no store/: it is no run folder, and the file would be lost",
         path);
   }
+}
+
+RunFolder::RunFolder(const std::string& path) : path_(path) {
+  check_run_folder(path);
   std::error_code error;
   std::filesystem::create_directories(path + "/adapters", error);
   if (error) throw invalid("--output {}: {}", path, error.message());
@@ -108,9 +115,12 @@ void RunFolder::remove_unnamed_shards(const std::vector<int>& named) {
   }
 }
 
-std::vector<MetricRecord> RunFolder::metrics() const {
+std::vector<MetricRecord> RunFolder::take_metrics() {
   std::vector<MetricRecord> all;
-  for (const auto& [name, job] : jobs_) all.insert(all.end(), job.metrics.begin(), job.metrics.end());
+  for (auto& [name, job] : jobs_) {
+    std::move(job.metrics.begin(), job.metrics.end(), std::back_inserter(all));
+    std::vector<MetricRecord>().swap(job.metrics);
+  }
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.sequence < b.sequence; });
   return all;
 }
@@ -137,29 +147,39 @@ double RunFolder::seconds() const {
   return seconds;
 }
 
-std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone& backbone,
-                                          const std::string& dtype, const std::string& instruction_set,
-                                          bool retry_failed) {
+void require_same_job(const std::string& path, const JobRecord& record, const PreparedJob& job,
+                      const Backbone& backbone, const std::string& dtype,
+                      const std::string& instruction_set) {
   const std::string& name = job.spec.name;
-  const auto it = jobs_.find(name);
-  if (it == jobs_.end()) return std::nullopt;
-  const JobRecord& record = it->second.record;
   if (const std::string key = changed_key(record.keys, job.spec.keys); !key.empty()) {
     throw invalid(
         "job {}: {} has changed since the run in {} began; only a higher train.max_steps or "
         "train.num_train_epochs "
         "is accepted (another name makes a new job)",
-        name, key, path_);
+        name, key, path);
   }
   if (record.method != job.method->hf_config()) {
     throw invalid("job {}: its method (of init_adapter {}) is not what it was when the run in {} began", name,
-                  job.spec.init_adapter.value_or("none"), path_);
+                  job.spec.init_adapter.value_or("none"), path);
   }
   require_same_machine(record, backbone, dtype, instruction_set);
   require_same(name, "the data's content", hex(record.data_fingerprint), hex(job.data_fingerprint()));
-  StoredJob stored = it->second;
-  if (stored.head) stored.state = CheckpointReader(*store_, shards_.stores()).state(name);
-  stored.metrics.clear();
+}
+
+std::optional<StoredJob> RunFolder::known(const PreparedJob& job, const Backbone& backbone,
+                                          const std::string& dtype, const std::string& instruction_set,
+                                          bool retry_failed) const {
+  const std::string& name = job.spec.name;
+  const auto it = jobs_.find(name);
+  if (it == jobs_.end()) return std::nullopt;
+  const JobRecord& record = it->second.record;
+  require_same_job(path_, record, job, backbone, dtype, instruction_set);
+  StoredJob stored{record, it->second.head, {}, {}};
+  // With readers of its own, so that files which the shards give back are not held.
+  stored.state = [this, name] {
+    ShardReaders shards(path_);
+    return CheckpointReader(*store_, shards.stores()).state(name);
+  };
   if (stored.record.state == JobState::kFailed && retry_failed) stored.record.state = JobState::kRunning;
   return stored;
 }

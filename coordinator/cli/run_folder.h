@@ -24,7 +24,6 @@ class ShardReaders {
   explicit ShardReaders(std::string run_folder) : run_folder_(std::move(run_folder)) {}
   KvReader& of(int shard);  // kNotFound where there is none
   ShardStores stores();     // of() as a CheckpointReader takes it; this outlives it
-  void close() { readers_.clear(); }
 
  private:
   std::string run_folder_;
@@ -42,26 +41,30 @@ class RunFolder {
   explicit RunFolder(const std::string& path);
 
   KvStore& store() { return *store_; }
-  std::vector<StoredJob> jobs() const;  // in the order of submission, without their states and metrics
+  std::vector<StoredJob> jobs() const;  // in the order of submission, without metrics
   int64_t next_ordinal() const;
-  std::vector<MetricRecord> metrics() const;  // of all jobs, ascending
-  double seconds() const;                     // of training in earlier runs
-  // What is stored of a job that is submitted again; nothing where it is new or to be run again.
-  // retry_failed: a failed job goes on from its HEAD.
+  std::vector<MetricRecord> take_metrics();  // of all jobs, ascending; they are not kept
+  double seconds() const;                    // of training in earlier runs
+  // What is stored of a job that is submitted again; nothing where it is new or to be run again. Its state is
+  // read later, while this is there. retry_failed: a failed job goes on from its HEAD.
   std::optional<StoredJob> known(const PreparedJob& job, const Backbone& backbone, const std::string& dtype,
-                                 const std::string& instruction_set, bool retry_failed);
-  // After the last known(), so that files which the shards give back are not held; a later known() opens them
-  // again.
-  void close_shards() { shards_.close(); }
+                                 const std::string& instruction_set, bool retry_failed) const;
 
  private:
   void remove_unnamed_shards(const std::vector<int>& named);
 
   std::string path_;
   std::unique_ptr<KvStore> store_;
-  ShardReaders shards_;
-  std::map<std::string, StoredJob> jobs_;  // without their states, which known() reads
+  std::map<std::string, StoredJob> jobs_;
 };
+
+// Throws kInvalid where a folder is there that is none of a run, and would be overwritten.
+void check_run_folder(const std::string& path);
+
+// Throws kInvalid where a job that the folder at path knows is not the one that is submitted now, or cannot
+// go on to the same bits.
+void require_same_job(const std::string& path, const JobRecord& record, const PreparedJob& job,
+                      const Backbone& backbone, const std::string& dtype, const std::string& instruction_set);
 
 // Throws kInvalid where a job began on another backbone, dtype or instruction set: its bits would change.
 void require_same_machine(const JobRecord& record, const Backbone& backbone, const std::string& dtype,

@@ -13,10 +13,19 @@
 namespace coppice {
 namespace {
 
-// What a job of an earlier run was asked to be, prepared again.
-std::unique_ptr<PreparedJob> prepare_again(const JobRecord& record, const Backbone& backbone) {
+// What a job of an earlier run was asked to be.
+JobSpec spec_of(const JobRecord& record, const Backbone& backbone) {
   const Json file{{"backbone", backbone.path}, {"jobs", Json::array({record.keys})}};
-  return prepare_job(parse_job_file(file, "job " + record.name, "/").jobs.at(0), backbone);
+  return parse_job_file(file, "job " + record.name, "/").jobs.at(0);
+}
+
+// What would fail all jobs refuses the start.
+void check_known(const RunFolder& folder, Session& session) {
+  for (const StoredJob& stored : folder.jobs()) {
+    if (has_ended(stored.record.state)) continue;
+    require_same_machine(stored.record, session.backbone(), session.device().dtype_name(),
+                         session.device().backend->instruction_set());
+  }
 }
 
 // A job that the folder knows, with what it takes to go on; or why it cannot.
@@ -26,16 +35,16 @@ struct Known {
   std::string reason;
 };
 
-// One whose data is not what it was fails alone, until it is again. What would fail all refuses the start.
-std::vector<Known> read_known(RunFolder& folder, Session& session) {
+// One whose data is not what it was fails alone, until it is again. All are checked before the first runs, so
+// that what they hold while they are checked is not held beside jobs that run.
+std::vector<Known> check_again(const RunFolder& folder, Session& session, int64_t free_bytes) {
+  Preparation preparation(session.backbone(), free_bytes);
   std::vector<Known> all;
-  for (const StoredJob& stored : folder.jobs()) {
-    Known& known = all.emplace_back(Known{stored, nullptr, {}});
-    if (has_ended(stored.record.state)) continue;
-    require_same_machine(stored.record, session.backbone(), session.device().dtype_name(),
-                         session.device().backend->instruction_set());
+  for (StoredJob& stored : folder.jobs()) {
+    Known& known = all.emplace_back(Known{std::move(stored), nullptr, {}});
+    if (has_ended(known.stored.record.state)) continue;
     try {
-      auto job = prepare_again(stored.record, session.backbone());
+      auto job = preparation.prepare(spec_of(known.stored.record, session.backbone()));
       known.stored = *folder.known(*job, session.backbone(), session.device().dtype_name(),
                                    session.device().backend->instruction_set(), false);
       known.job = std::move(job);
@@ -43,13 +52,12 @@ std::vector<Known> read_known(RunFolder& folder, Session& session) {
       known.reason = error.what();
     }
   }
-  folder.close_shards();
   return all;
 }
 
 // One that this server has no memory for waits: with more, it goes on.
-void go_on(std::vector<Known> jobs, Engine& engine) {
-  for (Known& known : jobs) {
+void go_on(const RunFolder& folder, Session& session, Engine& engine) {
+  for (Known& known : check_again(folder, session, engine.free_bytes())) {
     if (known.job) {
       engine.submit(std::move(known.job), std::move(known.stored));
     } else {
@@ -86,7 +94,7 @@ int serve(const ServeOptions& options) {
   RpcServer server(network);  // first: where it is refused, no folder is left behind
   RunFolder& folder = session.open_folder();
   const std::string token = write_token(options.session.output);
-  auto known = read_known(folder, session);
+  check_known(folder, session);
   Engine& engine = session.start();
   EngineControl control(engine, session.backbone());
   JobService service(server, control, token);
@@ -94,7 +102,7 @@ int serve(const ServeOptions& options) {
     progress->event(event);
     if (service.watched()) service.event(to_news(event, control));
   });
-  go_on(std::move(known), engine);
+  go_on(folder, session, engine);
   std::fprintf(stderr, "coppice: serving %s on %s; the token is in %s/token\n",
                session.backbone().path.c_str(), server.address().c_str(), options.session.output.c_str());
   session.work(

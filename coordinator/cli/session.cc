@@ -170,7 +170,7 @@ Engine& Session::start() {
   engine.instruction_set = device_.backend->instruction_set();
   engine.trace_began = trace_began_;
   engine.seconds_before = folder_->seconds();
-  engine.metrics = folder_->metrics();
+  engine.metrics = folder_->take_metrics();
   engine.first_ordinal = folder_->next_ordinal();
   engine_ =
       std::make_unique<Engine>(*cluster_, *device_.backend, backbone_, folder_->store(), std::move(engine));

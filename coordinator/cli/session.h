@@ -37,7 +37,8 @@ class Session {
 
   const Backbone& backbone() const { return backbone_; }
   Device& device() { return device_; }
-  MemoryModel memory_before_start() const;  // of this host, where all ranks are here
+  int64_t available_bytes() const { return available_bytes_; }  // of this host's memory, as asked for
+  MemoryModel memory_before_start() const;                      // of this host, where all ranks are here
 
   RunFolder& open_folder();  // from here on this process has the folder
   Engine& start();           // brings the ranks up

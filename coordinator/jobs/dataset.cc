@@ -79,6 +79,12 @@ void split_off(JobData& data, const JobSpec& spec) {
 
 }  // namespace
 
+int64_t Example::bytes() const {
+  constexpr int64_t kBlock = 16;  // of an allocation, beside what was asked for
+  return int64_t(sizeof(Example)) + 2 * kBlock +
+         int64_t((tokens.capacity() + labels.capacity()) * sizeof(int32_t));
+}
+
 int64_t Example::targets(bool virtual_rows) const {
   // The first token is predicted by the row before it, and there is one only if virtual rows go before.
   const size_t first = virtual_rows ? 0 : 1;
@@ -87,7 +93,7 @@ int64_t Example::targets(bool virtual_rows) const {
 }
 
 Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
-                     int64_t vocabulary, bool virtual_rows) {
+                     int64_t vocabulary, bool virtual_rows, int64_t most_bytes) {
   // A pipe would be waited for, and could not be read again by a resume.
   std::error_code unreadable;  // said when it is opened
   const auto kind = std::filesystem::status(path, unreadable).type();
@@ -97,6 +103,7 @@ Dataset read_dataset(const std::string& path, const DataArguments& data, const T
   const RowReader reader(path, data, tokenizer, vocabulary);
   const size_t max_length = size_t(data.length_limit());
   Dataset dataset;
+  int64_t bytes = 0;
   read_jsonl(path, [&](const Json& row, int64_t line) {
     Example example = reader.read(row, line);
     const size_t length = example.tokens.size();
@@ -127,6 +134,14 @@ Dataset read_dataset(const std::string& path, const DataArguments& data, const T
     // Files may be large: no spare room stays with each example.
     example.tokens.shrink_to_fit();
     example.labels.shrink_to_fit();
+    bytes += example.bytes();
+    if (bytes > most_bytes) {
+      throw Error(
+          ErrorCode::kExhausted,
+          fmt::format("{}: its rows up to line {} take more than {} MiB of memory, which is all that is "
+                      "left for the data of a job",
+                      path, line, most_bytes >> 20));
+    }
     dataset.examples.push_back(std::move(example));
   });
   if (dataset.examples.empty() && dataset.dropped > 0) {
@@ -138,12 +153,12 @@ Dataset read_dataset(const std::string& path, const DataArguments& data, const T
   return dataset;
 }
 
-JobData read_job_data(const JobSpec& spec, const Tokenizer* tokenizer, int64_t vocabulary,
-                      bool virtual_rows) {
+JobData read_job_data(const JobSpec& spec, const Tokenizer* tokenizer, int64_t vocabulary, bool virtual_rows,
+                      int64_t most_bytes) {
   JobData data;
-  data.train = read_dataset(spec.data.train, spec.data, tokenizer, vocabulary, virtual_rows);
+  data.train = read_dataset(spec.data.train, spec.data, tokenizer, vocabulary, virtual_rows, most_bytes);
   if (spec.data.eval) {
-    data.eval = read_dataset(*spec.data.eval, spec.data, tokenizer, vocabulary, virtual_rows);
+    data.eval = read_dataset(*spec.data.eval, spec.data, tokenizer, vocabulary, virtual_rows, most_bytes);
   } else if (spec.data.eval_split > 0) {
     split_off(data, spec);
   }

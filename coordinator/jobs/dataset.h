@@ -20,6 +20,7 @@ constexpr int32_t kIgnored = -100;
 struct Example {
   std::vector<int32_t> tokens;
   std::vector<int32_t> labels;  // as many as tokens
+  int64_t bytes() const;        // of memory
   int64_t targets(
       bool virtual_rows) const;  // labels that count: not kIgnored, and the first only after virtual rows
 };
@@ -32,9 +33,9 @@ struct Dataset {
 };
 
 // tokenizer: may be null where the rows are input_ids (needed otherwise: kInvalid). vocabulary: ids are
-// checked against it.
+// checked against it. most_bytes: of memory that the examples may take (kExhausted).
 Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
-                     int64_t vocabulary, bool virtual_rows);
+                     int64_t vocabulary, bool virtual_rows, int64_t most_bytes = INT64_MAX);
 
 // The evaluation set: from its file, or split off the training set (seeded, deterministic); empty where
 // neither is asked for.
@@ -42,6 +43,7 @@ struct JobData {
   Dataset train;
   Dataset eval;
 };
-JobData read_job_data(const JobSpec& spec, const Tokenizer* tokenizer, int64_t vocabulary, bool virtual_rows);
+JobData read_job_data(const JobSpec& spec, const Tokenizer* tokenizer, int64_t vocabulary, bool virtual_rows,
+                      int64_t most_bytes = INT64_MAX);  // of each of the two
 
 }  // namespace coppice

@@ -9,7 +9,7 @@ from servers import Server
 
 def wide(name, r=32, **train):
     method = {"peft_type": "LORA", "r": r, "target_modules": "all-linear"}
-    return job(name, "lora", 1, **train) | {"method": method, "data": {"train": "wide.jsonl"}}
+    return job(name, "lora", 1, **train) | {"method": method}
 
 
 @pytest.fixture

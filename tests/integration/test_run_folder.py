@@ -46,6 +46,31 @@ def test_a_second_process_is_refused_and_told_who(coppice, files, start):
     one_line(coppice("run", files.path, "--output", files.output), str(process.pid))
 
 
+def test_a_dry_run_reports_what_the_run_would_be_refused_for(coppice, files, start):
+    assert coppice("run", files.write(), "--output", files.output).returncode == 0
+    before = sorted(path.name for path in files.output.rglob("*"))
+    assert coppice("run", files.path, "--output", files.output, "--dry-run").returncode == 0
+    files.job["train"]["learning_rate"] = 0.5
+    files.write()
+    refused = [coppice("run", files.path, "--output", files.output, *flag) for flag in ((), ("--dry-run",))]
+    for done in refused:
+        one_line(done, "tone: train.learning_rate has changed")
+    assert refused[0].stderr == refused[1].stderr
+    assert sorted(path.name for path in files.output.rglob("*")) == before
+    files.output = files.folder / "live"
+    files.job["train"]["max_steps"] = 100000
+    files.write()
+    start(files)
+    one_line(coppice("run", files.path, "--output", files.output, "--dry-run"), "another process")
+
+
+def test_a_job_that_has_ended_needs_no_memory(coppice, files):
+    assert coppice("run", files.write(), "--output", files.output).returncode == 0
+    again = coppice("run", files.path, "--output", files.output, "--memory", "1MiB")
+    assert again.returncode == 0, again.stderr
+    one_line(coppice("run", files.path, "--output", files.folder / "new", "--memory", "1MiB"), "does not fit", "1 MiB are there")
+
+
 def test_readers_beside_a_live_run(coppice, files, start):
     files.job["train"]["max_steps"] = 100000
     files.write()

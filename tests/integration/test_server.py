@@ -226,6 +226,19 @@ def test_a_restart_keeps_every_state(serve, runs, lasting_alone):
     assert serve().state("endless") == "cancelled"
 
 
+def test_a_submission_of_much_data_holds_up_no_other_client(serve, runs):
+    server = serve()
+    path = runs.write("large", [job("large", "lora", 1)])
+    (runs.folder / "large.jsonl").write_text("".join(json.dumps({"input_ids": [i % 200] * 30}) + "\n" for i in range(300_000)))
+    slow = server.start("submit", path)
+    time.sleep(0.3)
+    server.ask("submit", "--watch", runs.write("small", [job("small", "ia3", 2)]))
+    assert slow.poll() is None, "the large one was too small to tell"
+    assert slow.wait(timeout=300) == 0, slow.stderr.read()
+    slow.communicate()
+    server.wait_for("small", "large")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM] + [signal.SIGINT, signal.SIGUSR1] * LONG)
 def test_a_signal_stops_in_order_and_a_restart_goes_on(serve, runs, lasting_alone, number):
     server = serve()

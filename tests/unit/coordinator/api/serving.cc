@@ -41,7 +41,7 @@ SubmitResult ScriptedControl::result_of(const Submission& submission) {
   return result;
 }
 
-void ScriptedControl::submit(Submission submission, std::function<void(SubmitResult)> done) {
+void ScriptedControl::submit(uint64_t, Submission submission, std::function<void(SubmitResult)> done) {
   if (submission.backbone != "/backbone")
     throw invalid("{}: is not the backbone of this server", submission.backbone);
   if (!waits) return done(result_of(submission));

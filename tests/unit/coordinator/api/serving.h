@@ -18,7 +18,7 @@ namespace coppice {
 // Jobs that do what the test says. A submission is answered when the test says so, or at once.
 class ScriptedControl : public JobControl {
  public:
-  void submit(Submission submission, std::function<void(SubmitResult)> done) override;
+  void submit(uint64_t client, Submission submission, std::function<void(SubmitResult)> done) override;
   void cancel(const std::string& job, std::function<void()> done) override {
     change(job, JobState::kCancelled);
     done();

@@ -109,9 +109,8 @@ TEST_F(RunFolderTest, AResumeReadsWhatShardsHold) {
   for (int i = 0; i < 2; ++i) {
     const auto known = folder.known(prepared_, backbone_, "", "", false);
     ASSERT_TRUE(known);
-    expect_state(known->state, 7);
+    expect_state(known->state(), 7);
     EXPECT_EQ(known->head->version, 7);
-    folder.close_shards();
   }
 }
 
@@ -123,7 +122,7 @@ TEST_F(RunFolderTest, AShardThatNoHeadNamesIsRemovedByTheNextRun) {
   RunFolder folder(folder_.path());
   for (int shard = 1; shard <= 3; ++shard) EXPECT_FALSE(has_shard(shard));
   EXPECT_TRUE(std::filesystem::exists(folder_.path() + "/store/shard-x"));
-  expect_state(folder.known(prepared_, backbone_, "", "", false)->state, 8);
+  expect_state(folder.known(prepared_, backbone_, "", "", false)->state(), 8);
 }
 
 TEST_F(RunFolderTest, AShardThatStillDiesIsNamedByItsProcess) {

@@ -1,0 +1,66 @@
+// A job that waits for memory holds next to none, and reads its data when its turn has come.
+
+#include <gmock/gmock.h>
+
+#include "tests/unit/coordinator/engine_rig.h"
+
+namespace coppice {
+namespace {
+
+class EngineQueueTest : public ::testing::Test {
+ protected:
+  EngineQueueTest() {
+    rig_.submit("first", 1'000'000);
+    rig_.submit("second", 3);
+  }
+  Engine& engine() { return rig_.engine(); }
+  const JobRun& second() { return engine().job("second"); }
+  bool until(Phase phase) {
+    return rig_.until([&] { return second().phase == phase; });
+  }
+
+  EngineRig rig_{1};
+};
+
+TEST_F(EngineQueueTest, AJobThatWaitsHoldsNoData) {
+  ASSERT_EQ(second().phase, Phase::kQueued);
+  EXPECT_THAT(second().record.reason, ::testing::HasSubstr("does not fit beside 1 other jobs"));
+  EXPECT_TRUE(second().job->data.train.examples.empty());
+  EXPECT_FALSE(second().job->loaded());
+  EXPECT_EQ(second().record.total_steps, 3);
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kDone) << second().record.reason;
+  EXPECT_EQ(second().head.version, 3);
+}
+
+TEST_F(EngineQueueTest, DataThatChangedMeanwhileFailsTheJobAlone) {
+  rig_.write_data("{\"input_ids\": [7, 8]}\n");
+  rig_.submit("third", 2);
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kFailed);
+  EXPECT_THAT(second().record.reason, ::testing::HasSubstr("is not what it was when it was submitted"));
+  ASSERT_TRUE(rig_.until([&] { return engine().job("third").ended(); }));
+  EXPECT_EQ(engine().job("third").record.state, JobState::kDone);
+}
+
+TEST_F(EngineQueueTest, ACancelWhileTheDataIsReadEndsTheJob) {
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kLoading));
+  engine().cancel("second");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kCancelled);
+  ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
+}
+
+TEST_F(EngineQueueTest, AStopLeavesThoseThatWaitAsTheyAre) {
+  engine().request_stop();
+  ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
+  EXPECT_EQ(second().phase, Phase::kQueued);
+  EXPECT_EQ(second().durable_state, JobState::kQueued);
+  EXPECT_FALSE(second().unsaved());
+}
+
+}  // namespace
+}  // namespace coppice

@@ -1,0 +1,109 @@
+#pragma once
+// An engine with one stage in this process, on a tiny backbone and a store in memory, with room for a given
+// number of small jobs at a time.
+
+#include <gtest/gtest.h>
+#include <time.h>
+
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include "coordinator/engine.h"
+#include "coordinator/jobs/job_file.h"
+#include "tests/unit/common/io/testing.h"
+#include "tests/unit/worker/tiny_backbone.h"
+
+namespace coppice {
+
+inline double processor_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
+}
+
+class EngineRig {
+ public:
+  // Room for so many jobs at a time.
+  explicit EngineRig(int64_t running) {
+    write_data("{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}\n");
+    std::filesystem::create_directories(folder_.file("adapters"));
+    backbone_ = read_backbone(tiny_.folder());
+    const std::vector<LayerRange> stages = {{0, backbone_.config.layers}};
+    RankSettings settings{folder_.path(), stages, {"cpu", "float32", 1, nullptr}, false, 0};
+    cluster_.configure(settings, backbone_, device_.backend->instruction_set(), [](const std::string&) {});
+    EngineOptions options;
+    options.output = folder_.path();
+    options.stages = stages;
+    options.dtype = "float32";
+    options.instruction_set = device_.backend->instruction_set();
+    MemoryModel model;
+    model.config = backbone_.config;
+    model.pack_rows = options.pack_rows;
+    model.stages = stages;
+    const auto example = prepare("example", 1);
+    model.limit_bytes = model.total_bytes(std::vector<JobMemory>(size_t(running), example->memory));
+    options.hosts = {model};
+    engine_ = std::make_unique<Engine>(cluster_, *device_.backend, backbone_, *store_, std::move(options));
+    engine_->on_event([this](const JobEvent& event) { steps_ += event.kind == JobEvent::Kind::kStep; });
+  }
+
+  Engine& engine() { return *engine_; }
+  void write_data(const std::string& rows) { std::ofstream(folder_.file("rows.jsonl")) << rows; }
+  void submit(const std::string& name, int64_t steps) { engine_->submit(prepare(name, steps), std::nullopt); }
+  // Until what is asked for is so, at most ten seconds.
+  template <typename Condition>
+  bool until(const Condition& condition) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!condition()) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      turn();
+    }
+    return true;
+  }
+
+  void add_ended(int count) {
+    for (int i = 0; i < count; ++i) {
+      StoredJob job;
+      job.record.name = "ended" + std::to_string(i);
+      job.record.state = JobState::kDone;
+      engine_->keep(std::move(job));
+    }
+  }
+  void submit_many(int count, int64_t steps, const std::string& name) {
+    for (int i = 0; i < count; ++i) submit(name + std::to_string(i), steps);
+  }
+  // Processor time of so many steps of any jobs, each.
+  double seconds_per_step(int64_t steps) {
+    const int64_t until = steps_ + steps;
+    const double began = processor_seconds();
+    while (steps_ < until) turn();
+    return (processor_seconds() - began) / double(steps);
+  }
+
+ private:
+  void turn() {
+    const bool worked = engine_->poll();
+    if (!cluster_.poll() && !worked) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+
+  std::unique_ptr<PreparedJob> prepare(const std::string& name, int64_t steps) const {
+    const Json job = {{"name", name},
+                      {"method", {{"peft_type", "LORA"}, {"r", 2}, {"target_modules", "all-linear"}}},
+                      {"data", {{"train", folder_.file("rows.jsonl")}}},
+                      {"train", {{"max_steps", steps}, {"per_device_train_batch_size", 1}}}};
+    const Json file = {{"backbone", tiny_.folder()}, {"jobs", {job}}};
+    return prepare_job(parse_job_file(file, "test", "/").jobs.at(0), backbone_);
+  }
+
+  TinyBackbone tiny_;
+  TestFolder folder_;
+  Device device_{{"cpu", "float32", 1, nullptr}};
+  Cluster cluster_{device_, {}};
+  Backbone backbone_;
+  std::unique_ptr<KvStore> store_ = make_memory_store();
+  std::unique_ptr<Engine> engine_;
+  int64_t steps_ = 0;
+};
+
+}  // namespace coppice
