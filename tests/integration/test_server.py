@@ -232,7 +232,7 @@ def test_a_submission_of_much_data_holds_up_no_other_client(serve, runs):
     (runs.folder / "large.jsonl").write_text("".join(json.dumps({"input_ids": [i % 200] * 30}) + "\n" for i in range(300_000)))
     slow = server.start("submit", path)
     time.sleep(0.3)
-    server.ask("submit", "--watch", runs.write("small", [job("small", "ia3", 2)]))
+    server.ask("submit", runs.write("small", [job("small", "ia3", 2)]))
     assert slow.poll() is None, "the large one was too small to tell"
     assert slow.wait(timeout=300) == 0, slow.stderr.read()
     slow.communicate()
