@@ -29,8 +29,10 @@ constexpr int64_t kProcessBytes = 40 * kMebibyte;
 constexpr int64_t kJobBytes = 128 << 10;
 // Shard: master, two moments. Stage: values, gradient.
 constexpr int64_t kShardCopies = 3, kStageCopies = 2, kStateCopies = 3;
-// RocksDB, measured with states of 8 to 300 MiB: its buffers take what is written between two flushes (at
-// most two of 64 MiB, and what they become), its caches and the batch that is being written the rest.
+constexpr int64_t kMostCommits = 16;  // of the engine: at once
+// RocksDB, measured with states of 7 to 300 MiB: its buffers take what is written until the next flush, which
+// is half of what is live and the commit in which that is reached (at most two of 64 MiB, and what they
+// become); the rest are its caches.
 constexpr int64_t kStoreBytes = 12 * kMebibyte, kMostBufferBytes = 160 * kMebibyte;
 constexpr int64_t kLogitRows = 256, kTileRows = 64;
 constexpr int64_t kLeastPackRows = 128;  // of the engine: a pack has more where the rows are there
@@ -187,32 +189,36 @@ int64_t MemoryModel::job_bytes(const JobMemory& job) const {
          (coordinator ? kJobBytes + job.data_bytes : 0);
 }
 
-// Gradients live from a pack's end to the update: those of the jobs that one pack may hold.
-int64_t MemoryModel::gradients_bytes(std::span<const JobMemory> jobs) const {
-  std::vector<int64_t> sizes;
+// What is there of adapters for a while, and of stores. Gradients live from a pack's end to the update: those
+// of the jobs that one pack may hold, beside one commit's copy of a state. Where jobs end together, so do
+// their commits, each with its copy.
+int64_t MemoryModel::passing_bytes(std::span<const JobMemory> jobs) const {
+  if (jobs.empty()) return store_bytes(0);
+  std::vector<int64_t> sizes;  // of parameters
   int64_t least = std::numeric_limits<int64_t>::max();
   for (const JobMemory& job : jobs) {
-    sizes.push_back(kFloat * job.method->trainable_parameters());
+    sizes.push_back(int64_t(parameter_share * double(kFloat * job.method->trainable_parameters())));
     least = std::min(least, std::max<int64_t>(1, job.micro_batch_rows));
   }
   std::sort(sizes.begin(), sizes.end(), std::greater<>());
-  const size_t together = std::min(sizes.size(), size_t((largest_pack_rows(jobs) + least - 1) / least));
-  const int64_t bytes = std::accumulate(sizes.begin(), sizes.begin() + together, int64_t(0));
-  return int64_t(parameter_share * double(bytes));
+  const auto largest = [&](int64_t count) {
+    const auto end = sizes.begin() + std::min(count, int64_t(sizes.size()));
+    return std::accumulate(sizes.begin(), end, int64_t(0));
+  };
+  const int64_t in_a_pack = (largest_pack_rows(jobs) + least - 1) / least;
+  const int64_t one = kStateCopies * largest(1), all = kStateCopies * largest(int64_t(sizes.size()));
+  return std::max(largest(in_a_pack) + one, kStateCopies * largest(kMostCommits)) +
+         store_bytes(all / 2 + one / 2);
 }
 
-int64_t MemoryModel::store_bytes(int64_t state_bytes) const {
-  return stores * kStoreBytes + std::min(state_bytes, stores * kMostBufferBytes);
+int64_t MemoryModel::store_bytes(int64_t written_bytes) const {
+  return stores * kStoreBytes + std::min(written_bytes, stores * kMostBufferBytes);
 }
 
 int64_t MemoryModel::total_bytes(std::span<const JobMemory> jobs) const {
-  int64_t bytes = processes * kProcessBytes + weight_bytes, parameters = 0;
-  for (const JobMemory& job : jobs) {
-    bytes += job_bytes(job);
-    parameters += job.method->trainable_parameters();
-  }
-  const double state_bytes = parameter_share * double(kStateCopies * kFloat * parameters);
-  return bytes + packs_bytes(jobs) + gradients_bytes(jobs) + store_bytes(int64_t(state_bytes));
+  int64_t bytes = processes * kProcessBytes + weight_bytes;
+  for (const JobMemory& job : jobs) bytes += job_bytes(job);
+  return bytes + packs_bytes(jobs) + passing_bytes(jobs);
 }
 
 FitAnswer MemoryModel::fit(const std::string& job, const JobMemory& wanted,

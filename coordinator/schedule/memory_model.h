@@ -58,8 +58,8 @@ struct MemoryModel {
   int64_t largest_pack_rows(std::span<const JobMemory> jobs) const;
 
   int64_t job_bytes(const JobMemory& job) const;  // on this host
-  // Of RocksDB's buffers and caches, for stores that hold so much here.
-  int64_t store_bytes(int64_t state_bytes) const;
+  // Of RocksDB's buffers and caches, where so much is written between two flushes.
+  int64_t store_bytes(int64_t written_bytes) const;
   // All that a run of these jobs takes here.
   int64_t total_bytes(std::span<const JobMemory> jobs) const;
 
@@ -72,7 +72,7 @@ struct MemoryModel {
 
  private:
   struct Flight;
-  int64_t gradients_bytes(std::span<const JobMemory> jobs) const;
+  int64_t passing_bytes(std::span<const JobMemory> jobs) const;
   int64_t packs_at(const LayerRange& stage) const;
   Flight flight(std::span<const JobMemory> jobs) const;
   int64_t packs_of_kind_bytes(std::span<const JobMemory> jobs) const;
