@@ -123,6 +123,8 @@ void HostMemory::give_back(std::byte* block, size_t bytes) noexcept {
     }
   }
   add_free(begin, size);
+  // What was measured or checked before a run is not kept beside it, nor on a rank that computes no more.
+  if (in_use_ == 0 && top_ >= kGrowth) ::madvise(range_, top_, MADV_DONTNEED);
 }
 
 // Under AddressSanitizer a block that was given back may not be touched.

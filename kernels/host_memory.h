@@ -6,7 +6,7 @@
 // block is larger than what was asked for.
 //
 // A block is cut from the smallest free one that is large enough; the range grows where there is none.
-// Memory that has been used is kept until the end, since the next pack needs it again.
+// Memory that has been used is kept, since the next pack needs it again, until no block is in use at all.
 //
 // Thread: compute thread. Errors: kExhausted names the bytes asked for and in use; std::bad_alloc does not
 // escape.

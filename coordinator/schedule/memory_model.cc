@@ -22,10 +22,10 @@ double mebibytes(int64_t bytes) {
 
 constexpr int64_t kFloat = int64_t(sizeof(float));
 constexpr int64_t kMebibyte = 1 << 20;
-// From runs of the demo: code and libraries with what they keep and the holes that the allocator leaves, and
-// what is kept of a job beside its tensors and examples (keys, record, batches, metrics that wait for their
-// commit).
-constexpr int64_t kProcessBytes = 40 * kMebibyte;
+// From runs of one small job: code and libraries with what they keep, by a rank of MPI what its library
+// takes; and what is kept of a job beside its tensors and examples (keys, record, batches, metrics that wait
+// for their commit).
+constexpr int64_t kProcessBytes = 32 * kMebibyte, kMpiBytes = 11 * kMebibyte;
 constexpr int64_t kJobBytes = 128 << 10;
 // Shard: master, two moments. Stage: values, gradient.
 constexpr int64_t kShardCopies = 3, kStageCopies = 2, kStateCopies = 3;
@@ -33,9 +33,14 @@ constexpr int64_t kMostCommits = 16;  // of the engine: at once
 // RocksDB, measured with states of 7 to 300 MiB: its buffers take what is written until the next flush, which
 // is half of what is live and the commit in which that is reached (at most two of 64 MiB, and what they
 // become); the rest are its caches.
-constexpr int64_t kStoreBytes = 12 * kMebibyte, kMostBufferBytes = 160 * kMebibyte;
+constexpr int64_t kStoreBytes = 8 * kMebibyte, kMostBufferBytes = 160 * kMebibyte;
 constexpr int64_t kLogitRows = 256, kTileRows = 64;
 constexpr int64_t kLeastPackRows = 128;  // of the engine: a pack has more where the rows are there
+
+// The range of a backend's buffers has holes: measured 2 to 5 % above what is in use at most.
+int64_t with_holes(int64_t bytes) {
+  return bytes + bytes / 25;
+}
 
 int64_t table_size(const BackboneConfig& config) {
   return config.vocabulary * config.hidden;
@@ -165,7 +170,7 @@ int64_t MemoryModel::packs_of_kind_bytes(std::span<const JobMemory> jobs) const 
     // Of the others, rows that wait for their turn.
     if (stages.size() > 1) kept += std::min(rows.all - here, rows.largest) * kFloat * config.hidden;
   }
-  return kept + working;
+  return with_holes(kept + working);
 }
 
 int64_t MemoryModel::packs_bytes(std::span<const JobMemory> jobs) const {
@@ -190,7 +195,7 @@ int64_t MemoryModel::job_bytes(const JobMemory& job) const {
 }
 
 // What is there of adapters for a while, and of stores. Gradients live from a pack's end to the update: those
-// of the jobs that one pack may hold, beside one commit's copy of a state. Where jobs end together, so do
+// of the jobs that one pack may hold, beside one commit's copy of a state. Where those end together, so do
 // their commits, each with its copy.
 int64_t MemoryModel::passing_bytes(std::span<const JobMemory> jobs) const {
   if (jobs.empty()) return store_bytes(0);
@@ -207,7 +212,7 @@ int64_t MemoryModel::passing_bytes(std::span<const JobMemory> jobs) const {
   };
   const int64_t in_a_pack = (largest_pack_rows(jobs) + least - 1) / least;
   const int64_t one = kStateCopies * largest(1), all = kStateCopies * largest(int64_t(sizes.size()));
-  return std::max(largest(in_a_pack) + one, kStateCopies * largest(kMostCommits)) +
+  return std::max(largest(in_a_pack) + one, kStateCopies * largest(std::min(in_a_pack, kMostCommits))) +
          store_bytes(all / 2 + one / 2);
 }
 
@@ -216,7 +221,7 @@ int64_t MemoryModel::store_bytes(int64_t written_bytes) const {
 }
 
 int64_t MemoryModel::total_bytes(std::span<const JobMemory> jobs) const {
-  int64_t bytes = processes * kProcessBytes + weight_bytes;
+  int64_t bytes = processes * (kProcessBytes + (in_turn ? 0 : kMpiBytes)) + weight_bytes;
   for (const JobMemory& job : jobs) bytes += job_bytes(job);
   return bytes + packs_bytes(jobs) + passing_bytes(jobs);
 }

@@ -1,6 +1,7 @@
 #include "kernels/host_memory.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <utility>
@@ -77,6 +78,26 @@ TEST(HostMemoryTest, PacksOfAnyLengthAskTheSystemForNothingOnceItIsWarm) {
   for (int i = 0; i < 200; ++i) pack(1 + random.below(2048));
   EXPECT_EQ(memory.growths(), warm);
   EXPECT_LE(memory.held_bytes(), memory.peak_bytes() + memory.peak_bytes() / 10);
+}
+
+size_t resident_pages(std::byte* begin, size_t bytes) {
+  std::vector<unsigned char> pages(bytes / 4096);
+  EXPECT_EQ(::mincore(begin, bytes, pages.data()), 0);
+  return size_t(std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
+}
+
+TEST(HostMemoryTest, PagesStayWhileAnyBlockIsInUse) {
+  HostMemory memory("test");
+  std::byte* const small = memory.take(4096);
+  std::byte* const large = memory.take(32 * kMebi);
+  std::fill_n(large, 32 * kMebi, std::byte(1));
+  memory.give_back(large, 32 * kMebi);
+  EXPECT_GE(resident_pages(small, 32 * kMebi), 32 * kMebi / 4096 - 1);
+  memory.give_back(small, 4096);
+  EXPECT_EQ(resident_pages(small, 32 * kMebi), 0u);
+  EXPECT_EQ(memory.take(4096), small);
+  *small = std::byte(2);
+  memory.give_back(small, 4096);
 }
 
 TEST(HostMemoryTest, BlocksInUseNeverOverlap) {
