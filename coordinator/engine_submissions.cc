@@ -51,6 +51,7 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   run.pause_wanted = known && known->record.state == JobState::kPaused;
   run.known = std::move(known);
   run.record.state = run.pause_wanted ? JobState::kPaused : JobState::kQueued;
+  if (run.pause_wanted) run.durable_state = JobState::kPaused;  // the store says so already
   queued_.insert(&run);
   changed(run);
   admit_waiting();
