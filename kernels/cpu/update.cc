@@ -93,7 +93,7 @@ HWY_EXPORT(adamw_row);
 HWY_EXPORT(sgd_row);
 HWY_EXPORT(squares_of_row);
 
-constexpr int64_t kPiece = 16384;  // columns
+constexpr int64_t kPiece = 16384;  // columns: worth the waking of a thread
 
 int64_t pieces_of(int64_t cols) {
   return std::max<int64_t>(1, (cols + kPiece - 1) / kPiece);
