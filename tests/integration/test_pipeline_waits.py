@@ -1,6 +1,7 @@
 """tests/bench/pipeline_waits.py on traces whose figures are known, and on traces of runs, whose busiest stage must not wait."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -89,6 +90,9 @@ def test_what_is_no_trace_is_refused(tmp_path):
 def test_the_busiest_stage_of_a_run_does_not_wait(runs, shape):
     """With jobs enough for every stage there is always a pack to work on, wherever the parameters are and however many pipelines."""
     jobs = [job(f"job{i}", "lora", i, max_steps=15, per_device_train_batch_size=8, gradient_accumulation_steps=1) for i in range(8 * shape.pipelines)]
+    computing, cores = shape.stages * shape.pipelines, len(os.sched_getaffinity(0))
+    if computing > cores:
+        pytest.skip(f"{computing} stages on {cores} cores wait for each other's core")
     for attempt in range(ATTEMPTS):
         trace = runs.folder / f"trace-{attempt}.json"
         runs.run(f"traced-{attempt}", jobs, *shape.flags, "--threads", 1, "--dtype", "float32", "--trace", trace, before=mpirun(shape.ranks))
