@@ -87,6 +87,7 @@ void HostMemory::grow(size_t bytes) {
   }
   if (begin < top_) remove_free(begin, top_ - begin);
   add_free(begin, bytes);
+  ASAN_POISON_MEMORY_REGION(range_ + top_, end - top_);
   top_ = end;
 }
 
@@ -107,6 +108,7 @@ void HostMemory::reserve() {
 void HostMemory::give_back(std::byte* block, size_t bytes) noexcept {
   size_t begin = size_t(block - range_), size = block_bytes(bytes);
   in_use_ -= size;
+  ASAN_POISON_MEMORY_REGION(block, size);  // AddressSanitizer: what was given back may not be touched
   const auto after = free_.find(begin + size);
   if (after != free_.end()) {
     const size_t more = after->second;
@@ -127,9 +129,7 @@ void HostMemory::give_back(std::byte* block, size_t bytes) noexcept {
   if (in_use_ == 0 && top_ >= kGrowth) ::madvise(range_, top_, MADV_DONTNEED);
 }
 
-// Under AddressSanitizer a block that was given back may not be touched.
 void HostMemory::add_free(size_t begin, size_t bytes) {
-  ASAN_POISON_MEMORY_REGION(range_ + begin, bytes);
   free_.emplace(begin, bytes);
   by_size_.emplace(bytes, begin);
 }
