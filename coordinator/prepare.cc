@@ -13,7 +13,9 @@ Backbone read_backbone(const std::string& path) {
   Backbone backbone;
   backbone.path = path;
   backbone.config = read_backbone_config(path);
-  backbone.fingerprint = BackboneWeights(path, backbone.config).fingerprint();
+  const BackboneWeights weights(path, backbone.config);
+  backbone.fingerprint = weights.fingerprint();
+  backbone.table = weights.embedding().dtype;
   if (std::filesystem::exists(path + "/tokenizer.json")) backbone.tokenizer = Tokenizer::load(path);
   return backbone;
 }

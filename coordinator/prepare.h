@@ -21,6 +21,7 @@ struct Backbone {
   std::string path;
   BackboneConfig config;
   uint64_t fingerprint = 0;
+  DType table = DType::kF32;           // the embedding's, as stored
   std::optional<Tokenizer> tokenizer;  // absent where the folder has none: then data must be input_ids
 };
 Backbone read_backbone(const std::string& path);

@@ -81,11 +81,13 @@ class FrozenWeight {
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   size_t bytes() const { return bytes_; }  // of device memory it holds
+  bool exact() const { return exact_; }    // whether it holds the values that it was given, unrounded
 
  protected:
   FrozenWeight(int64_t out, int64_t in, size_t bytes) : out_(out), in_(in), bytes_(bytes) {}
   int64_t out_, in_;
   size_t bytes_;
+  bool exact_ = false;
 };
 
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };  // HF: silu, gelu, gelu_pytorch_tanh (gelu_new), relu
@@ -185,6 +187,10 @@ class Backend {
 
   // --- matmul
   virtual std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) = 0;  // [out, in]
+  // Device memory of a weight once it has gone both ways.
+  virtual size_t weight_bytes(int64_t out, int64_t in, DType compute) const = 0;
+  // Whether a weight whose values are stored so is exact (but for denormals, and what only happens to be).
+  virtual bool keeps_exact(DType stored, DType compute) const = 0;
   // y = x W^T + bias;  x [rows, in], bias F32 [1, out] or empty, y [rows, out].
   virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) = 0;
   // The same for decoding, where one row comes at a time: a device may have a smaller tile for few rows. What it gives a row
@@ -192,6 +198,8 @@ class Backend {
   virtual void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) { linear(weight, x, bias, y); }
   // dx = dy W, or dx += dy W.
   virtual void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) = 0;
+  // rows[i] = W[indices[i]], of a weight that is exact; indices I32 [rows, 1], each in [0, out), rows F32 [rows, in].
+  virtual void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) = 0;
   virtual void grouped_matmul(std::span<const MatmulItem> items, DType compute) = 0;
 
   // --- attention

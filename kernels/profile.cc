@@ -114,6 +114,9 @@ void ProfiledBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Mat
           {product_bytes(weight, dy, dx, accumulate), product_flops(weight, dy.rows)},
           [&] { device_->linear_backward(weight, dy, dx, accumulate); });
 }
+void ProfiledBackend::weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {
+  measure("weight_rows", {2 * bytes_of(rows)}, [&] { device_->weight_rows(weight, indices, rows); });
+}
 void ProfiledBackend::grouped_matmul(std::span<const MatmulItem> items, DType compute) {
   if (items.empty()) return;
   Cost cost;

@@ -58,9 +58,14 @@ class ProfiledBackend final : public Backend {
   void wait() override { device_->wait(); }
 
   std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) override;
+  size_t weight_bytes(int64_t out, int64_t in, DType compute) const override {
+    return device_->weight_bytes(out, in, compute);
+  }
+  bool keeps_exact(DType stored, DType compute) const override { return device_->keeps_exact(stored, compute); }
   void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
   void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
   void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override;
+  void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) override;
   void grouped_matmul(std::span<const MatmulItem> items, DType compute) override;
 
   void attention(const AttentionShape& shape, std::span<const AttentionItem> items, DType compute) override;

@@ -43,10 +43,16 @@ int64_t module_number(const BackboneConfig& config, const Module& module) {
   }
 }
 
-void CachedAdapter::follow(const Segment& segment) {
+void CachedAdapter::follow(Backend& backend, const Segment& segment) {
   const std::pair<int64_t, int64_t> now{segment.step, segment.micro_batch};
-  CHECK(now > last_micro_batch);
+  CHECK(training && now > last_micro_batch);
   last_micro_batch = now;
+  if (slots.buffer.empty()) slots = make_parts(backend, *adapter.config, numbers, adapter.gradients);
+}
+
+void CachedAdapter::drop_slots() {
+  adapter.gradients.assign(adapter.gradients.size(), Matrix{});
+  slots = {};
 }
 
 void AdapterCache::set(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed,
@@ -56,7 +62,7 @@ void AdapterCache::set(const std::string& job, std::shared_ptr<const MethodConfi
   const bool again =
       cached && cached.use_count() == 2 && cached->adapter.config == method && cached->training == training;
   if (again) {
-    if (training) backend_.fill(cached->slots.matrix, 0);
+    cached->drop_slots();
   } else {
     cached = make(method, training);
     jobs_[job] = cached;
@@ -82,7 +88,6 @@ std::shared_ptr<CachedAdapter> AdapterCache::make(std::shared_ptr<const MethodCo
   cached->wants = ask(*method);
   cached->values = make_parts(backend_, *method, cached->numbers, cached->adapter.tensors);
   cached->adapter.gradients.assign(method->tensors().size(), Matrix{});
-  if (training) cached->slots = make_parts(backend_, *method, cached->numbers, cached->adapter.gradients);
   cached->adapter.config = std::move(method);
   return cached;
 }
@@ -109,10 +114,11 @@ std::vector<NumberedTensor> AdapterCache::take_gradients(const std::string& job)
   CHECK(cached.training);
   for (int64_t number : cached.numbers) {
     NumberedTensor gradient{number, Tensor(cached.adapter.config->tensors()[size_t(number)].shape)};
-    backend_.download(cached.adapter.gradients[size_t(number)], gradient.tensor.values.data());
+    const Matrix slot = cached.adapter.gradients[size_t(number)];
+    if (!slot.empty()) backend_.download(slot, gradient.tensor.values.data());
     taken.push_back(std::move(gradient));
   }
-  backend_.fill(cached.slots.matrix, 0);
+  cached.drop_slots();
   cached.last_micro_batch = {-1, -1};
   return taken;
 }

@@ -1,8 +1,9 @@
 #pragma once
 // The adapters on a stage: one version a job, only the tensors that live in the stage's layers, with a
-// gradient slot each where the job trains. What a config asks of each module (wants_input, wants_output,
-// wants_sublayer) is asked once here, not once a pack. A pack in flight shares ownership of the adapters it
-// was begun with, so dropping a job never pulls memory from under it.
+// gradient slot each from the first backward of a step until its gradients are taken. What a config asks of
+// each module (wants_input, wants_output, wants_sublayer) is asked once here, not once a pack. A pack in
+// flight shares ownership of the adapters it was begun with, so dropping a job never pulls memory from under
+// it.
 //
 // Thread: compute thread. Errors: kExhausted from the device.
 
@@ -34,12 +35,16 @@ struct CachedAdapter {
   bool training = false;
   std::shared_ptr<const HookTable> wants;
   std::vector<int64_t> numbers;  // of the tensors that live here, ascending
-  Rows values, slots;  // all tensors, all gradients: one row each, of which the adapter's matrices are parts
+  // All tensors, and all gradients while there are any: one row each, of which the adapter's matrices are
+  // parts.
+  Rows values, slots;
   // The last micro-batch that adds to the slots, as (step, number).
   std::pair<int64_t, int64_t> last_micro_batch{-1, -1};
 
-  // CHECKs that a job's micro-batches come in order: their gradients add up in that order.
-  void follow(const Segment& segment);
+  // Before the backward of a micro-batch: makes the slots where it is the first of its step. CHECKs that a
+  // job's micro-batches come in order: their gradients add up in that order.
+  void follow(Backend& backend, const Segment& segment);
+  void drop_slots();
 };
 
 class AdapterCache {

@@ -55,11 +55,11 @@ void PackRows::list_rows(Backend& backend, RotaryTable& rotary, int64_t head_dim
   backend.upload(sines.data(), sines_.matrix);
 }
 
-void PackRows::follow() {
+void PackRows::follow(Backend& backend) {
   if (followed_) return;
   followed_ = true;
   for (size_t s = 0; s < adapters_.size(); ++s)
-    if (adapters_[s] && pack_.segments[s].training) adapters_[s]->follow(pack_.segments[s]);
+    if (adapters_[s] && pack_.segments[s].training) adapters_[s]->follow(backend, pack_.segments[s]);
 }
 
 void PackRows::bind(const AdapterCache& adapters) {

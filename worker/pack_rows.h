@@ -38,8 +38,8 @@ class PackRows {
   Matrix sines() const { return sines_.matrix; }
   // Sequence in the step and row in the sequence, two for each row of the pack.
   const std::vector<int32_t>& row_ids() const { return host_row_ids_; }
-  // Before the first gradient of the pack here: CHECKs that the micro-batches of each job come in order.
-  void follow();
+  // Before the first gradient of the pack here, for each job that has one: as CachedAdapter::follow says.
+  void follow(Backend& backend);
 
  private:
   void check() const;

@@ -156,7 +156,7 @@ std::vector<SegmentLoss> Stage::loss(const Pack& pack, const PackTargets& target
   const int64_t lower = pack.backward_rows(config().layers - 1);
   if (lower > 0) *drows = make_rows(impl_->backend, lower, config().hidden);
   PackRows& pack_rows = *impl_->find(pack).rows;
-  pack_rows.follow();
+  pack_rows.follow(impl_->backend);
   return impl_->layers.head->loss(pack_rows, targets, rows.matrix, log_probabilities, drows->matrix);
 }
 
@@ -169,7 +169,7 @@ Rows Stage::backward(const Pack& pack, Rows drows) {
   }
   CHECK(!activations.backward_done);
   activations.backward_done = true;
-  activations.rows->follow();
+  activations.rows->follow(impl_->backend);
   for (int64_t layer = options().end_layer - 1; layer >= options().first_layer; --layer) {
     if (pack.backward_rows(layer) == 0) return {};
     CHECK(drows.matrix.rows == pack.backward_rows(layer));

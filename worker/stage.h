@@ -1,8 +1,8 @@
 #pragma once
 // A stage: a contiguous range of backbone layers on one device, with the embedding where it is the first and
 // the head and loss where it is the last. It holds the packed frozen weights, the adapters' tensors that live
-// in its layers (one version a job), their gradient slots, and what packs in flight keep for their backward.
-// It knows nothing of messages, schedules or optimizers.
+// in its layers (one version a job), gradient slots of steps that have begun, and what packs in flight keep
+// for their backward. It knows nothing of messages, schedules or optimizers.
 //
 // The life of a pack: forward once, on the last stage loss, then (where any segment trains) backward once;
 // finish frees it. Packs go through each direction in the order of their forwards. Gradients of a job add up
@@ -53,11 +53,11 @@ class Stage {
   // --- adapters
   // Version 0 of the tensors that live here.
   std::vector<NumberedTensor> initial_tensors(const MethodConfig& method, uint64_t seed) const;
-  // Makes (or replaces) a job's adapter at a version; tensors: all that live here. training: gradient slots,
-  // set to zero when made.
+  // Makes (or replaces) a job's adapter at a version; tensors: all that live here. training: its packs may
+  // have a backward.
   void set_adapter(const std::string& job, std::shared_ptr<const MethodConfig> method, uint64_t seed,
                    int64_t version, std::span<const NumberedView> tensors, bool training);
-  // Empty where nothing of the job's lives here; zeroes the slots.
+  // Zero where no backward has been here since; empty where nothing of the job's lives here. Frees the slots.
   std::vector<NumberedTensor> take_gradients(const std::string& job);
   void drop_adapter(const std::string& job);
   size_t adapter_bytes() const;

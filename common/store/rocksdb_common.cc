@@ -39,7 +39,7 @@ rocksdb::Options store_options() {
   // When to flush and to merge is the store's own decision (rocksdb_store.cc); this is only the bound of
   // memory.
   options.disable_auto_compactions = true;
-  options.write_buffer_size = 64 << 20;
+  options.write_buffer_size = 16 << 20;
   options.max_write_buffer_number = 2;
   options.max_background_jobs = 2;
   // Files are as large as what is in them.

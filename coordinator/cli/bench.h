@@ -24,9 +24,9 @@ struct BenchOptions {
   int64_t batch = 4;            // sequences of a step
   std::string lengths = "512";  // tokens of a sequence: a number, or a range 32-512, drawn evenly
   int64_t rank = 16;
-  int64_t steps = 4;  // of each job that are measured, after one that warms up
-  int64_t pack_rows = 2048;
-  int64_t stages = 1;  // of the pipeline, in this process
+  int64_t steps = 4;      // of each job that are measured, after one that warms up
+  int64_t pack_rows = 0;  // 0: as `run` chooses
+  int64_t stages = 1;     // of the pipeline, in this process
   bool checkpointing = false;
   std::string keep;  // folder for the job file, its data and the run; empty: a temporary one, removed
   bool profile = false;

@@ -27,6 +27,8 @@ namespace coppice {
 namespace {
 
 constexpr int kJobFailed = 1, kBadInput = 2;
+constexpr const char* kPackRowsHelp =
+    "rows (tokens) of a full pack (default: 512 to 2048, by the work in a row and the threads)";
 
 std::string quoted(const std::string& word) {
   if (!word.empty() && word.find_first_of(" \t'\"\\$`*?[]{}()<>|&;#~!") == std::string::npos) return word;
@@ -63,9 +65,8 @@ void add_session(CLI::App& app, SessionOptions& session) {
       ->capture_default_str();
   app.add_option("--split", session.split, "layers of each stage (default: by measured cost)")
       ->type_name("N,N,...");
-  app.add_option("--pack-rows", session.pack_rows, "rows (tokens) of a full pack")
-      ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
-      ->capture_default_str();
+  app.add_option("--pack-rows", session.pack_rows, kPackRowsHelp)
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 31));
   app.add_option("--memory", session.memory_bytes,
                  "what may be used of each host's memory: 800MiB, 2GiB (default: what is available)")
       ->transform(CLI::AsSizeValue(false))
@@ -261,9 +262,8 @@ class Program {
     app.add_option("--steps", bench_.steps, "of each job, measured after one that warms up")
         ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
         ->capture_default_str();
-    app.add_option("--pack-rows", bench_.pack_rows, "rows (tokens) of a full pack")
-        ->check(CLI::Range(int64_t(1), int64_t(1) << 31))
-        ->capture_default_str();
+    app.add_option("--pack-rows", bench_.pack_rows, kPackRowsHelp)
+        ->check(CLI::Range(int64_t(1), int64_t(1) << 31));
     app.add_option("--stages", bench_.stages, "stages of the pipeline, in this process")
         ->capture_default_str();
     app.add_flag("--gradient-checkpointing", bench_.checkpointing, "compute blocks again in the backward");

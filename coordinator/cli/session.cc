@@ -81,7 +81,7 @@ MemoryModel Session::empty_model() const {
   model.config = backbone_.config;
   model.compute = device_.compute;
   model.threads = device_.pool.threads();
-  model.pack_rows = options_.pack_rows;
+  model.pack_rows = pack_rows();
   model.packs = credits();
   model.in_turn = !launch_.launched();
   model.coordinator = false;
@@ -103,7 +103,8 @@ void Session::add_rank(MemoryModel& model, int rank) const {
   } else {
     const LayerRange& range = ranges_[size_t((rank - 1 - shape_.shards) % shape_.stages)];
     model.stages.push_back(range);
-    model.weight_bytes += MemoryModel::estimate_weight_bytes(backbone_.config, device_.compute, range);
+    model.weight_bytes +=
+        frozen_weight_bytes(*device_.backend, backbone_.config, range, device_.compute, backbone_.table);
   }
 }
 
@@ -142,6 +143,12 @@ int64_t Session::credits() const {
   return shape_.ranks() == 2 && !launch_.launched() ? 1 : shape_.stages + 1;
 }
 
+int64_t Session::pack_rows() const {
+  if (options_.pack_rows > 0) return options_.pack_rows;
+  const int64_t at_once = launch_.launched() ? shape_.stages : 1;  // ranks that work on it together
+  return default_pack_rows(backbone_.config, at_once * device_.pool.threads());
+}
+
 RunFolder& Session::open_folder() {
   folder_ = std::make_unique<RunFolder>(options_.output);
   return *folder_;
@@ -163,7 +170,7 @@ Engine& Session::start() {
   EngineOptions engine;
   engine.output = options_.output;
   engine.stages = ranges_;
-  engine.pack_rows = options_.pack_rows;
+  engine.pack_rows = pack_rows();
   engine.credits = credits();
   engine.hosts = models(ranks);
   engine.dtype = device_.dtype_name();

@@ -20,8 +20,8 @@ namespace coppice {
 struct SessionOptions {
   std::string output;
   int64_t stages = 1, pipelines = 1, param_ranks = 0;
-  std::string split;  // layers of each stage, "4,5,3"; empty: by measured cost
-  int64_t pack_rows = 2048;
+  std::string split;         // layers of each stage, "4,5,3"; empty: by measured cost
+  int64_t pack_rows = 0;     // 0: default_pack_rows
   int64_t memory_bytes = 0;  // that may be used of each host's; 0: what is available
   std::string trace;         // file; empty: none
   ComputeOptions compute;
@@ -49,6 +49,7 @@ class Session {
 
  private:
   int64_t credits() const;
+  int64_t pack_rows() const;
   MemoryModel empty_model() const;
   void add_rank(MemoryModel& model, int rank) const;
   std::vector<MemoryModel> models(const std::vector<RankInfo>& ranks) const;

@@ -27,13 +27,12 @@ constexpr int64_t kMebibyte = 1 << 20;
 // for their commit).
 constexpr int64_t kProcessBytes = 32 * kMebibyte, kMpiBytes = 11 * kMebibyte;
 constexpr int64_t kJobBytes = 128 << 10;
-// Shard: master, two moments. Stage: values, gradient.
-constexpr int64_t kShardCopies = 3, kStageCopies = 2, kStateCopies = 3;
-constexpr int64_t kMostCommits = 16;  // of the engine: at once
+constexpr int64_t kShardCopies = 3, kStateCopies = 3;  // master, two moments
+constexpr int64_t kMostCommits = 16;                   // of the engine: at once
 // RocksDB, measured with states of 7 to 300 MiB: its buffers take what is written until the next flush, which
-// is half of what is live and the commit in which that is reached (at most two of 64 MiB, and what they
+// is half of what is live and the commit in which that is reached (at most two of 16 MiB, and what they
 // become); the rest are its caches.
-constexpr int64_t kStoreBytes = 8 * kMebibyte, kMostBufferBytes = 160 * kMebibyte;
+constexpr int64_t kStoreBytes = 8 * kMebibyte, kMostBufferBytes = 48 * kMebibyte;
 constexpr int64_t kLogitRows = 256, kTileRows = 64;
 constexpr int64_t kLeastPackRows = 128;  // of the engine: a pack has more where the rows are there
 
@@ -181,39 +180,51 @@ int64_t MemoryModel::largest_pack_rows(std::span<const JobMemory> jobs) const {
   return std::max(flight(of_kind(jobs, false)).largest, flight(of_kind(jobs, true)).largest);
 }
 
-int64_t MemoryModel::job_bytes(const JobMemory& job) const {
-  const double shard_bytes = parameter_share * double(kFloat * job.method->trainable_parameters());
-  int64_t stage_bytes = 0;  // its tensors that a stage here holds; a job runs on one pipeline
+// One copy of a job's tensors in the parameter server here, and on the stages here: a job runs on one
+// pipeline.
+int64_t MemoryModel::shard_bytes(const JobMemory& job) const {
+  return int64_t(parameter_share * double(kFloat * job.method->trainable_parameters()));
+}
+int64_t MemoryModel::stage_bytes(const JobMemory& job) const {
+  int64_t bytes = 0;
   for (const TensorSpec& tensor : job.method->tensors()) {
     const bool here = std::any_of(stages.begin(), stages.end(), [&](const LayerRange& stage) {
       return stage.holds(tensor.layer, config.layers);
     });
-    if (here) stage_bytes += kFloat * element_count(tensor.shape);
+    if (here) bytes += kFloat * element_count(tensor.shape);
   }
-  return int64_t(double(kShardCopies) * shard_bytes) + kStageCopies * stage_bytes +
-         (coordinator ? kJobBytes + job.data_bytes : 0);
+  return bytes;
 }
 
-// What is there of adapters for a while, and of stores. Gradients live from a pack's end to the update: those
-// of the jobs that one pack may hold, beside one commit's copy of a state. Where those end together, so do
-// their commits, each with its copy.
+int64_t MemoryModel::job_bytes(const JobMemory& job) const {
+  return kShardCopies * shard_bytes(job) + stage_bytes(job) + (coordinator ? kJobBytes + job.data_bytes : 0);
+}
+
+// What is there of adapters for a while, and of stores. Gradients are on a stage from the first backward of a
+// step to its last: those of the jobs that packs in flight may hold, and of all whose steps take several
+// packs. Then they are with the shards until the update, beside one commit's copy of a state; or, where jobs
+// end together, so do their commits, each with its copy.
 int64_t MemoryModel::passing_bytes(std::span<const JobMemory> jobs) const {
   if (jobs.empty()) return store_bytes(0);
-  std::vector<int64_t> sizes;  // of parameters
-  int64_t least = std::numeric_limits<int64_t>::max();
+  std::vector<int64_t> of_shards, of_stages;
+  int64_t least = std::numeric_limits<int64_t>::max(), in_parts = 0;
   for (const JobMemory& job : jobs) {
-    sizes.push_back(int64_t(parameter_share * double(kFloat * job.method->trainable_parameters())));
+    of_shards.push_back(shard_bytes(job));
+    of_stages.push_back(stage_bytes(job));
     least = std::min(least, std::max<int64_t>(1, job.micro_batch_rows));
+    in_parts += job.step_rows > job.micro_batch_rows ? 1 : 0;
   }
-  std::sort(sizes.begin(), sizes.end(), std::greater<>());
-  const auto largest = [&](int64_t count) {
+  const auto largest = [](std::vector<int64_t>& sizes, int64_t count) {
+    std::sort(sizes.begin(), sizes.end(), std::greater<>());
     const auto end = sizes.begin() + std::min(count, int64_t(sizes.size()));
     return std::accumulate(sizes.begin(), end, int64_t(0));
   };
   const int64_t in_a_pack = (largest_pack_rows(jobs) + least - 1) / least;
-  const int64_t one = kStateCopies * largest(1), all = kStateCopies * largest(int64_t(sizes.size()));
-  return std::max(largest(in_a_pack) + one, kStateCopies * largest(std::min(in_a_pack, kMostCommits))) +
-         store_bytes(all / 2 + one / 2);
+  const int64_t slots = largest(of_stages, std::max(packs * in_a_pack, in_parts));
+  const int64_t one = kStateCopies * largest(of_shards, 1),
+                all = kStateCopies * largest(of_shards, int64_t(jobs.size()));
+  const int64_t commits = kStateCopies * largest(of_shards, std::min(in_a_pack, kMostCommits));
+  return slots + std::max(largest(of_shards, in_a_pack) + one, commits) + store_bytes(all / 2 + one / 2);
 }
 
 int64_t MemoryModel::store_bytes(int64_t written_bytes) const {
@@ -265,19 +276,17 @@ FitAnswer fit_on_hosts(std::span<const MemoryModel> hosts, const std::string& jo
   return worst;
 }
 
-int64_t MemoryModel::estimate_weight_bytes(const BackboneConfig& config, DType compute) {
-  return estimate_weight_bytes(config, compute, {0, config.layers});
-}
-
-int64_t MemoryModel::estimate_weight_bytes(const BackboneConfig& config, DType compute,
-                                           const LayerRange& stage) {
-  constexpr int64_t kDirections = 2;
-  const int64_t block =
-      config.hidden * (2 * config.q_size() + 2 * config.kv_size() + 3 * config.intermediate);
-  int64_t packed = (stage.end - stage.first) * block, bytes = 0;
-  if (stage.end == config.layers) packed += table_size(config);  // the head
-  if (stage.first == 0) bytes += table_size(config) * kFloat;    // the embedding
-  return bytes + kDirections * int64_t(dtype_size(compute)) * packed;
+int64_t frozen_weight_bytes(const Backend& device, const BackboneConfig& config, const LayerRange& stage,
+                            DType compute, DType table) {
+  int64_t bytes = 0;
+  for (const Module& module : backbone_modules(config)) {
+    if (module.slot == Slot::kEmbedding || !stage.holds(module.layer, config.layers)) continue;
+    bytes += int64_t(device.weight_bytes(module.out, module.in, compute));
+  }
+  const bool from_head =
+      config.tied_embeddings && stage.end == config.layers && device.keeps_exact(table, compute);
+  if (stage.first == 0 && !from_head) bytes += table_size(config) * int64_t(dtype_size(table));
+  return bytes;
 }
 
 namespace {

@@ -11,6 +11,7 @@
 
 #include "coordinator/jobs/dataset.h"
 #include "coordinator/schedule/planner.h"
+#include "kernels/backend.h"
 #include "worker/backbone/config.h"
 #include "worker/peft/method.h"
 
@@ -66,12 +67,10 @@ struct MemoryModel {
   // Whether a job fits beside others, which have been admitted.
   FitAnswer fit(const std::string& job, const JobMemory& wanted, std::span<const JobMemory> others) const;
 
-  // Frozen weights packed for forward and backward, and the embedding's table: of all or of a stage.
-  static int64_t estimate_weight_bytes(const BackboneConfig& config, DType compute);
-  static int64_t estimate_weight_bytes(const BackboneConfig& config, DType compute, const LayerRange& stage);
-
  private:
   struct Flight;
+  int64_t shard_bytes(const JobMemory& job) const;
+  int64_t stage_bytes(const JobMemory& job) const;
   int64_t passing_bytes(std::span<const JobMemory> jobs) const;
   int64_t packs_at(const LayerRange& stage) const;
   Flight flight(std::span<const JobMemory> jobs) const;
@@ -81,6 +80,11 @@ struct MemoryModel {
   int64_t kept_bytes(std::span<const JobMemory> jobs, const LayerRange& stage, int64_t rows) const;
   int64_t working_bytes(const LayerRange& stage, int64_t rows, bool checkpointing) const;
 };
+
+// The frozen weights of a stage on this device once they have gone both ways, and the embedding's table
+// (stored as `table`) where it is not the head that is there.
+int64_t frozen_weight_bytes(const Backend& device, const BackboneConfig& config, const LayerRange& stage,
+                            DType compute, DType table);
 
 // On all hosts: the worst of their answers.
 FitAnswer fit_on_hosts(std::span<const MemoryModel> hosts, const std::string& job, const JobMemory& wanted,

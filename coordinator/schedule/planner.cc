@@ -9,11 +9,20 @@
 namespace coppice {
 namespace {
 
+constexpr double kThreadFlops = 1e11;  // of a pack: a few tenths of a second
+constexpr int64_t kLeastRows = 512, kMostRows = 2048;
+
+double block_weights(const BackboneConfig& config) {
+  return double(config.hidden) * double(2 * config.q_size() + 2 * config.kv_size() + 3 * config.intermediate);
+}
+
+double head_weights(const BackboneConfig& config) {
+  return double(config.hidden) * double(config.vocabulary);
+}
+
 // Of the head in blocks, if half of all rows have a target.
 double head_cost(const BackboneConfig& config) {
-  const double block =
-      double(config.hidden) * double(2 * config.q_size() + 2 * config.kv_size() + 3 * config.intermediate);
-  return 0.5 * double(config.hidden) * double(config.vocabulary) / block;
+  return 0.5 * head_weights(config) / block_weights(config);
 }
 
 }  // namespace
@@ -78,6 +87,12 @@ std::vector<LayerRange> parse_split(std::string_view split, const BackboneConfig
   }
   if (next != config.layers) throw refused(fmt::format("it gives {} of {} layers", next, config.layers));
   return ranges;
+}
+
+int64_t default_pack_rows(const BackboneConfig& config, int64_t threads) {
+  const double row_flops = 4 * (double(config.layers) * block_weights(config) + head_weights(config));
+  const double rows = double(threads) * kThreadFlops / row_flops;
+  return int64_t(std::clamp(rows, double(kLeastRows), double(kMostRows)));
 }
 
 }  // namespace coppice

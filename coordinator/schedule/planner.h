@@ -33,4 +33,9 @@ std::vector<LayerRange> plan_stages(const BackboneConfig& config, int64_t stages
 // "4,5,3": so many layers a stage, as `--split` takes it.
 std::vector<LayerRange> parse_split(std::string_view split, const BackboneConfig& config);
 
+// Rows of a full pack where none are asked for, with so many threads at work on it at once: enough to keep
+// each of them busy for a while, since what a pack costs beside its rows does not grow with them; and no
+// more, since what is kept of it for its backward does.
+int64_t default_pack_rows(const BackboneConfig& config, int64_t threads);
+
 }  // namespace coppice

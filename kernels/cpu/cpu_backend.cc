@@ -1,17 +1,15 @@
 #include "kernels/cpu/cpu_backend.h"
 
-#include <hwy/targets.h>
-
 #include "common/base/error.h"
-#include "kernels/cpu/bf16_linear.h"
 #include "kernels/cpu/instruction_set.h"
-#include "kernels/cpu/projections.h"
+#include "kernels/cpu/onednn_linear.h"
+#include "kernels/cpu/panel_linear.h"
 
 namespace coppice {
 
 CpuBackend::CpuBackend(ThreadPool& pool)
-    : HostBackend("cpu", pool), projections_(std::make_unique<Projections>(*this, pool)) {
-  if (!has_amx()) bf16_projections_ = std::make_unique<Bf16Projections>(*this, pool);
+    : HostBackend("cpu", pool), panels_(std::make_unique<PanelLinear>(*this, pool)) {
+  if (has_amx()) onednn_ = std::make_unique<OnednnLinear>(*this, pool);
 }
 
 CpuBackend::~CpuBackend() = default;
@@ -31,10 +29,9 @@ DType CpuBackend::natural_dtype() const {
 }
 
 std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool) {
-  if ((hwy::SupportedTargets() & (HWY_AVX2 | HWY_AVX3)) == 0) {
+  if (!has_avx2()) {
     throw unsupported("backend 'cpu' needs a processor with AVX2 and FMA; 'ref' runs on any");
   }
-  follow_onednn();
   return std::make_unique<CpuBackend>(pool);
 }
 

@@ -1,12 +1,11 @@
 #pragma once
-// The fast device in host memory: frozen projections through oneDNN, all else in Highway kernels that are
-// compiled for each instruction set and chosen when the program starts. The operators stand in the same files
-// as those of kernels/ref, which says what each computes; here stand the ways of doing it fast with the
-// promised bits:
+// The fast device in host memory: Highway kernels that are compiled for each instruction set and chosen when
+// the program starts, and oneDNN for what AMX multiplies. The operators stand in the same files as those of
+// kernels/ref, which says what each computes; here stand the ways of doing it fast with the promised bits:
 //
-// - matmul.cc      a frozen projection runs in row tiles of one fixed size through one primitive (design,
-//                  section 4); in bfloat16 without AMX through bf16_gemm.h, whose elements do not know their
-//                  tile. Grouped products run in blocks of c through gemm-inl.h or bf16_gemm.h.
+// - matmul.cc      products run in blocks of c through gemm-inl.h or bf16_gemm.h, whose elements do not know
+//                  their tile (panel_linear.h, grouped_matmul.cc); a frozen projection in bfloat16 with AMX
+//                  in row tiles of one fixed size through one primitive (onednn_linear.h; design, section 4).
 // - attention.cc   tiles of queries and keys; a task is one key head of one item.
 // - the others     a task is a block of rows, or of columns where rows are summed.
 //
@@ -26,8 +25,8 @@
 
 namespace coppice {
 
-class Bf16Projections;
-class Projections;  // oneDNN's side of matmul.cc
+class OnednnLinear;
+class PanelLinear;
 
 class CpuBackend final : public HostBackend {
  public:
@@ -41,9 +40,12 @@ class CpuBackend final : public HostBackend {
 
   // matmul.cc
   std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) override;
+  size_t weight_bytes(int64_t out, int64_t in, DType compute) const override;
+  bool keeps_exact(DType stored, DType compute) const override;
   void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
   void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
   void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override;
+  void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) override;
   // grouped_matmul.cc
   void grouped_matmul(std::span<const MatmulItem> items, DType compute) override;
 
@@ -111,8 +113,8 @@ class CpuBackend final : public HostBackend {
     });
   }
 
-  std::unique_ptr<Projections> projections_;
-  std::unique_ptr<Bf16Projections> bf16_projections_;  // null where bfloat16 is oneDNN's, or nobody's
+  std::unique_ptr<PanelLinear> panels_;
+  std::unique_ptr<OnednnLinear> onednn_;  // null where there is no AMX
 };
 
 // pool outlives the backend.

@@ -41,10 +41,22 @@ bool has_avx512() {
          has_bf16_products();
 }
 
+// Highway's, kept to what oneDNN uses. Asked for once: SupportedTargets() itself chooses among all that the
+// processor has, so whoever called it again would undo what is chosen here for good.
+int64_t highway_targets() {
+  static const int64_t chosen = [] {
+    if (!has_avx512()) hwy::DisableTargets(HWY_AVX3 | HWY_AVX3_DL);
+    const int64_t targets = hwy::SupportedTargets();
+    hwy::GetChosenTarget().Update(targets);
+    return targets;
+  }();
+  return chosen;
+}
+
 }  // namespace
 
 std::string cpu_instruction_set() {
-  return fmt::format("{}, {}", onednn_name(), (hwy::SupportedTargets() & HWY_AVX3) != 0 ? "avx512" : "avx2");
+  return fmt::format("{}, {}", onednn_name(), (highway_targets() & HWY_AVX3) != 0 ? "avx512" : "avx2");
 }
 
 bool has_amx() {
@@ -55,9 +67,8 @@ bool has_bf16_products() {
   return isa() == dnnl::cpu_isa::avx512_core_bf16 || has_amx();
 }
 
-void follow_onednn() {
-  constexpr int64_t kBeyondAvx2 = HWY_AVX3 | HWY_AVX3_DL;
-  if (!has_avx512() && (hwy::SupportedTargets() & kBeyondAvx2) != 0) hwy::DisableTargets(kBeyondAvx2);
+bool has_avx2() {
+  return (highway_targets() & (HWY_AVX2 | HWY_AVX3)) != 0;
 }
 
 }  // namespace coppice

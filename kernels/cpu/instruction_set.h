@@ -4,7 +4,8 @@
 // AVX2 elsewhere, and bfloat16 products take VDPBF16PS where oneDNN has it. So one name says what all bits
 // depend on, and the variable shows what another processor would compute (the contract tests do so).
 //
-// Thread: any; what they answer does not change while the process lives.
+// Nobody else asks Highway for its targets: to ask is to choose (instruction_set.cc). What is asked here
+// first makes the choice, before the first kernel; after that no answer changes. Thread: any.
 
 #include <string>
 
@@ -15,8 +16,6 @@ std::string cpu_instruction_set();
 
 bool has_amx();            // bfloat16 projections are oneDNN's
 bool has_bf16_products();  // VDPBF16PS, also wherever there is AMX
-
-// Keeps Highway to what oneDNN uses. Called before the first kernel.
-void follow_onednn();
+bool has_avx2();           // the least that this folder runs on
 
 }  // namespace coppice

@@ -1,360 +1,45 @@
-// The operators on frozen weights, and Projections, which does their work.
-
-#include <algorithm>
-#include <cstring>
-#include <map>
-#include <tuple>
-#include <vector>
-
-#include <oneapi/dnnl/dnnl.hpp>
+// The operators on frozen weights: those of panel_linear.h, or in bfloat16 with AMX those of onednn_linear.h.
 
 #include "common/base/check.h"
-#include "common/base/error.h"
-#include "kernels/cpu/bf16_linear.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/projections.h"
-
-// oneDNN is built on libgomp. Declared here because another compiler's omp.h would speak to another runtime.
-extern "C" int omp_get_max_threads();
-extern "C" void omp_set_num_threads(int);
+#include "kernels/cpu/onednn_linear.h"
+#include "kernels/cpu/panel_linear.h"
 
 namespace coppice {
-namespace {
-
-using dnnl::memory;
-
-// Keeps oneDNN on the thread that calls it, for as long as this lives: the pool's threads are not OpenMP's,
-// and each has its own setting.
-class OneThread {
- public:
-  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(before_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  int before_;
-};
-
-// Rows of a tile and the widest column block. Measured (AVX-512): f32 runs as fast at 64 rows as at 1024, and
-// narrow blocks stay in the second-level cache while the row tiles pass over them; bf16, above all with AMX,
-// wants more of both.
-int64_t tile_rows(DType compute) {
-  return compute == DType::kF32 ? 64 : 128;
-}
-constexpr int64_t kFewRows = 4;  // a tile of decoding: what it takes is the reading of the weight
-int64_t widest_block(DType compute) {
-  return compute == DType::kF32 ? 512 : 1024;
-}
-
-memory::data_type dnnl_type(DType dtype) {
-  return dtype == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
-}
-
-// One primitive: [tile rows, depth] x [depth, cols], written to rows `stride` apart.
-struct Tile {
-  dnnl::matmul primitive;
-  memory::desc source, weight, target, scratch;
-};
-
-struct TileKey {
-  int64_t depth, cols, stride;
-  DType compute;
-  bool accumulate = false;
-  bool few = false;  // rows
-  bool operator<(const TileKey& other) const {
-    return std::tie(depth, cols, stride, compute, accumulate, few) <
-           std::tie(other.depth, other.cols, other.stride, other.compute, other.accumulate, other.few);
-  }
-  int64_t rows() const { return few ? kFewRows : tile_rows(compute); }
-};
-
-// A weight packed for products in one direction, [depth, cols] as the product sees it.
-struct PackedWeight {
-  struct Column {
-    int64_t begin = 0, cols = 0;
-    Buffer packed;
-  };
-  int64_t depth = 0, cols = 0;
-  std::vector<Column> columns;
-
-  size_t bytes() const {
-    size_t sum = 0;
-    for (const Column& column : columns) sum += column.packed.bytes();
-    return sum;
-  }
-};
-
-class CpuWeight final : public FrozenWeight {
- public:
-  CpuWeight(int64_t out, int64_t in, DType compute, PackedWeight forward)
-      : FrozenWeight(out, in, forward.bytes()), compute(compute), forward(std::move(forward)) {}
-
-  void set_backward(PackedWeight packed) {
-    backward = std::move(packed);
-    bytes_ = forward.bytes() + backward.bytes();
-  }
-
-  const DType compute;
-  PackedWeight forward, backward;  // backward: without columns until it is needed
-};
-
-// Blocks of equal width, the last one narrower, widths in whole 64 columns as oneDNN packs them.
-std::vector<PackedWeight::Column> cut_columns(int64_t cols, DType compute) {
-  const int64_t count = (cols + widest_block(compute) - 1) / widest_block(compute);
-  const int64_t width = ((cols + count - 1) / count + 63) / 64 * 64;
-  std::vector<PackedWeight::Column> columns;
-  for (int64_t begin = 0; begin < cols; begin += width) {
-    columns.push_back({begin, std::min(width, cols - begin), {}});
-  }
-  return columns;
-}
-
-}  // namespace
-
-struct Projections::State {
-  Backend& backend;
-  ThreadPool& pool;
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  std::vector<dnnl::stream> streams;  // one a thread of the pool
-  std::map<TileKey, Tile> tiles;
-
-  State(Backend& backend, ThreadPool& pool) : backend(backend), pool(pool) {
-    for (int i = 0; i < pool.threads(); ++i) streams.emplace_back(engine);
-  }
-
-  // A primitive that accumulates or takes few rows reads the weight as the first one packed it.
-  Tile make_tile(const TileKey& key) {
-    const OneThread one;
-    const int64_t rows = key.rows();
-    const memory::desc source({rows, key.depth}, dnnl_type(key.compute), memory::dims{key.depth, 1});
-    const memory::desc any({key.depth, key.cols}, dnnl_type(key.compute), memory::format_tag::any);
-    const memory::desc weight =
-        key.accumulate || key.few ? tile({key.depth, key.cols, key.stride, key.compute}).weight : any;
-    const memory::desc target({rows, key.cols}, memory::data_type::f32, memory::dims{key.stride, 1});
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (key.accumulate) {
-      dnnl::post_ops sum;
-      sum.append_sum(1.0f);
-      attributes.set_post_ops(sum);
-    }
-    const dnnl::matmul::primitive_desc description({source, weight, target}, attributes, engine);
-    return {dnnl::matmul(description), source, description.weights_desc(), target,
-            description.scratchpad_desc()};
-  }
-
-  const Tile& tile(const TileKey& key) {
-    const auto found = tiles.find(key);
-    if (found != tiles.end()) return found->second;
-    try {
-      return tiles.emplace(key, make_tile(key)).first->second;
-    } catch (const dnnl::error& e) {
-      throw failed("oneDNN has no product [{}, {}] x [{}, {}] in {}: {}", key.rows(), key.depth, key.depth,
-                   key.cols, dtype_name(key.compute), e.what());
-    }
-  }
-
-  // task(i, worker) on the pool, with oneDNN kept on its thread and its errors turned into ours.
-  template <typename Task>
-  void for_each(int64_t count, const Task& task) {
-    pool.parallel_for(count, [&](int64_t i, int worker) {
-      const OneThread one;
-      try {
-        task(i, worker);
-        streams[size_t(worker)].wait();
-      } catch (const dnnl::error& e) {
-        throw failed("oneDNN: {} (status {})", e.what(), int(e.status));
-      }
-    });
-  }
-
-  void reorder(const memory::desc& from_desc, const void* from, const memory::desc& to_desc, void* to,
-               int worker) {
-    memory source(from_desc, engine, const_cast<void*>(from)), target(to_desc, engine, to);
-    dnnl::reorder(source, target).execute(streams[size_t(worker)], source, target);
-  }
-
-  // Packs a [depth, cols] weight from element (k, n) at values[k * strides[0] + n * strides[1]], as
-  // read(begin, cols) returns them for a column block.
-  template <typename Read>
-  PackedWeight pack(int64_t depth, int64_t cols, const memory::dims& strides, DType compute,
-                    const Read& read) {
-    PackedWeight weight{depth, cols, cut_columns(cols, compute)};
-    for (auto& column : weight.columns) {
-      column.packed = backend.allocate(tile({depth, column.cols, cols, compute}).weight.get_size());
-    }
-    for_each(int64_t(weight.columns.size()), [&](int64_t i, int worker) {
-      auto& column = weight.columns[size_t(i)];
-      const memory::desc plain({depth, column.cols}, dnnl_type(compute), strides);
-      const Tile& to = tiles.at({depth, column.cols, cols, compute});
-      reorder(plain, read(column.begin, column.cols, worker), to.weight, column.packed.data(), worker);
-    });
-    return weight;
-  }
-
-  // dx = dy W reads W [out, in] as it stands.
-  PackedWeight pack_backward(const CpuWeight& weight) {
-    const int64_t out = weight.out(), in = weight.in();
-    const size_t size = dtype_size(weight.compute);
-    const Buffer plain = backend.allocate(size_t(out * in) * size);
-    for_each(int64_t(weight.forward.columns.size()), [&](int64_t i, int worker) {
-      const auto& column = weight.forward.columns[size_t(i)];
-      const Tile& from = tiles.at({in, column.cols, out, weight.compute});
-      const memory::desc rows({in, column.cols}, dnnl_type(weight.compute), memory::dims{1, in});
-      reorder(from.weight, column.packed.data(), rows, plain.data() + size_t(column.begin * in) * size,
-              worker);
-    });
-    return pack(out, in, {in, 1}, weight.compute,
-                [&](int64_t begin, int64_t, int) { return plain.data() + size_t(begin) * size; });
-  }
-
-  void multiply(const PackedWeight& weight, DType compute, Matrix x, Matrix bias, Matrix y, bool accumulate,
-                bool few);
-};
-
-// A task's input tile: where the rows stand if they can be used there, else a copy, rounded and filled up
-// with zeros.
-static const void* tile_input(const Matrix& x, int64_t rows, DType compute, std::byte* scratch) {
-  if (compute == DType::kF32 && x.rows == rows && x.stride == x.cols) return x.data;
-  const size_t row = size_t(x.cols) * dtype_size(compute);
-  if (compute == DType::kBF16) {
-    round_rows_to_bf16(x, reinterpret_cast<uint16_t*>(scratch));
-  } else {
-    for (int64_t r = 0; r < x.rows; ++r)
-      std::memcpy(scratch + size_t(r) * row, x.data + size_t(r * x.stride) * 4, row);
-  }
-  std::memset(scratch + size_t(x.rows) * row, 0, size_t(rows - x.rows) * row);
-  return scratch;
-}
-
-static void copy_floats(const Matrix& from, const Matrix& to) {
-  for (int64_t r = 0; r < from.rows; ++r) {
-    std::copy_n(from.as<float>() + r * from.stride, from.cols, to.as<float>() + r * to.stride);
-  }
-}
-
-void Projections::State::multiply(const PackedWeight& weight, DType compute, Matrix x, Matrix bias, Matrix y,
-                                  bool accumulate, bool few) {
-  CHECK(x.dtype == DType::kF32 && y.dtype == DType::kF32 && x.rows == y.rows);
-  CHECK(x.cols == weight.depth && y.cols == weight.cols);
-  CHECK(bias.empty() || (bias.rows == 1 && bias.cols == y.cols && bias.dtype == DType::kF32));
-  const auto key_of = [&](const PackedWeight::Column& column) {
-    return TileKey{weight.depth, column.cols, weight.cols, compute, accumulate, few};
-  };
-  const int64_t rows = few ? kFewRows : tile_rows(compute), row_tiles = (x.rows + rows - 1) / rows;
-  const int64_t column_count = int64_t(weight.columns.size());
-  const bool in_place = x.rows % rows == 0 && y.stride == weight.cols;
-  size_t scratch_bytes = 0;
-  for (const auto& column : weight.columns) {
-    const Tile& one = tile(key_of(column));
-    scratch_bytes = std::max(scratch_bytes, one.scratch.get_size());
-  }
-  const size_t input_bytes = size_t(rows * weight.depth) * dtype_size(compute);
-  const size_t output_bytes = in_place ? 0 : size_t(rows * weight.cols) * sizeof(float);
-  const size_t a_worker = (scratch_bytes + 63) / 64 * 64 + (input_bytes + 63) / 64 * 64 + output_bytes + 64;
-  const Buffer buffer = backend.allocate(a_worker * size_t(pool.threads()));
-
-  const auto run_block = [&](const Matrix& tile_y, const void* input, int64_t row_count, size_t i,
-                             std::byte* scratch, std::byte* output, int worker) {
-    const auto& column = weight.columns[i];
-    const Tile& one = tiles.at(key_of(column));
-    const Matrix target = tile_y.column_range(column.begin, column.cols);
-    const bool direct = row_count == rows && y.stride == weight.cols;
-    const Matrix aside = {output, DType::kF32, row_count, column.cols, weight.cols};
-    if (!direct && accumulate) copy_floats(target, aside);
-    one.primitive.execute(streams[size_t(worker)],
-                          {{DNNL_ARG_SRC, memory(one.source, engine, const_cast<void*>(input))},
-                           {DNNL_ARG_WEIGHTS, memory(one.weight, engine, column.packed.data())},
-                           {DNNL_ARG_DST, memory(one.target, engine, direct ? target.data : output)},
-                           {DNNL_ARG_SCRATCHPAD, memory(one.scratch, engine, scratch)}});
-    if (!direct) copy_floats(aside, target);
-    if (bias.empty()) return;
-    const float* const add = bias.as<float>() + column.begin;
-    for (int64_t r = 0; r < row_count; ++r) {
-      float* const row = target.as<float>() + r * target.stride;
-      for (int64_t c = 0; c < target.cols; ++c) row[c] += add[c];
-    }
-  };
-  // A rounded input tile serves all column blocks of its task; few row tiles are cut further, for the
-  // threads.
-  const bool whole_width = compute == DType::kBF16 && row_tiles >= 4 * pool.threads();
-  for_each(whole_width ? row_tiles : row_tiles * column_count, [&](int64_t task, int worker) {
-    std::byte* const scratch = buffer.data() + a_worker * size_t(worker);
-    std::byte* const input_scratch = scratch + (scratch_bytes + 63) / 64 * 64;
-    std::byte* const output = input_scratch + (input_bytes + 63) / 64 * 64;
-    const int64_t begin = task % row_tiles * rows, count = std::min(rows, x.rows - begin);
-    const void* const input = tile_input(x.row_range(begin, count), rows, compute, input_scratch);
-    const int64_t first = whole_width ? 0 : task / row_tiles, last = whole_width ? column_count : first + 1;
-    for (int64_t i = first; i < last; ++i) {
-      run_block(y.row_range(begin, count), input, count, size_t(i), scratch, output, worker);
-    }
-  });
-}
-
-Projections::Projections(Backend& backend, ThreadPool& pool)
-    : state_(std::make_unique<State>(backend, pool)) {}
-
-Projections::~Projections() = default;
-
-std::unique_ptr<FrozenWeight> Projections::prepare(const TensorView& weight, DType compute) {
-  CHECK(weight.shape.size() == 2 && weight.shape[0] > 0 && weight.shape[1] > 0);
-  CHECK(weight.dtype == DType::kF32 || weight.dtype == DType::kF16 || weight.dtype == DType::kBF16);
-  const int64_t out = weight.shape[0], in = weight.shape[1];
-  CHECK(weight.bytes.size() == size_t(out * in) * dtype_size(weight.dtype));
-  const size_t a_worker = size_t(cut_columns(out, compute).front().cols * in) * dtype_size(compute);
-  const Buffer rows = state_->backend.allocate(a_worker * size_t(state_->pool.threads()));
-  PackedWeight packed =
-      state_->pack(in, out, {1, in}, compute, [&](int64_t begin, int64_t count, int worker) {
-        std::byte* const to = rows.data() + a_worker * size_t(worker);
-        if (compute == DType::kF32) {
-          read_f32(weight, begin * in, count * in, reinterpret_cast<float*>(to));
-        } else {
-          read_bf16(weight, begin * in, count * in, reinterpret_cast<uint16_t*>(to));
-        }
-        return to;
-      });
-  return std::make_unique<CpuWeight>(out, in, compute, std::move(packed));
-}
-
-void Projections::forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  const auto& w = static_cast<const CpuWeight&>(weight);
-  state_->multiply(w.forward, w.compute, x, bias, y, false, false);
-}
-
-void Projections::decode(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  const auto& w = static_cast<const CpuWeight&>(weight);
-  state_->multiply(w.forward, w.compute, x, bias, y, false, x.rows <= kFewRows);
-}
-
-void Projections::backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
-  // prepare() makes every weight, and none of them const: what the product gives does not change by packing
-  // it.
-  auto& w = const_cast<CpuWeight&>(static_cast<const CpuWeight&>(weight));
-  if (w.backward.columns.empty()) w.set_backward(state_->pack_backward(w));
-  state_->multiply(w.backward, w.compute, dy, {}, dx, accumulate, false);
-}
 
 std::unique_ptr<FrozenWeight> CpuBackend::prepare_weight(const TensorView& weight, DType compute) {
   CHECK(!unsupported(compute));
-  if (compute == DType::kBF16 && bf16_projections_) return bf16_projections_->prepare(weight);
-  return projections_->prepare(weight, compute);
+  if (compute == DType::kBF16 && onednn_) return onednn_->prepare(weight);
+  return panels_->prepare(weight, compute);
+}
+
+size_t CpuBackend::weight_bytes(int64_t out, int64_t in, DType compute) const {
+  if (compute == DType::kBF16 && onednn_) return OnednnLinear::weight_bytes(out, in);
+  return PanelLinear::weight_bytes(out, in, compute);
+}
+
+bool CpuBackend::keeps_exact(DType stored, DType compute) const {
+  return compute == DType::kF32 || (stored == DType::kBF16 && !onednn_);
 }
 
 void CpuBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  if (Bf16Projections::made(weight)) return bf16_projections_->forward(weight, x, bias, y);
-  projections_->forward(weight, x, bias, y);
+  if (PanelLinear::made(weight)) return panels_->forward(weight, x, bias, y);
+  onednn_->forward(weight, x, bias, y);
 }
 
 void CpuBackend::linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  if (Bf16Projections::made(weight)) return bf16_projections_->forward(weight, x, bias, y);
-  projections_->decode(weight, x, bias, y);
+  if (PanelLinear::made(weight)) return panels_->forward(weight, x, bias, y);
+  onednn_->decode(weight, x, bias, y);
 }
 
 void CpuBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
-  if (Bf16Projections::made(weight)) return bf16_projections_->backward(weight, dy, dx, accumulate);
-  projections_->backward(weight, dy, dx, accumulate);
+  if (PanelLinear::made(weight)) return panels_->backward(weight, dy, dx, accumulate);
+  onednn_->backward(weight, dy, dx, accumulate);
+}
+
+void CpuBackend::weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {
+  CHECK(PanelLinear::made(weight));
+  panels_->rows(weight, indices, rows);
 }
 
 }  // namespace coppice

@@ -20,7 +20,9 @@ class RefWeight final : public FrozenWeight {
       : FrozenWeight(out, in, values.bytes() + transposed.bytes()),
         compute_(compute),
         values_(std::move(values)),
-        transposed_(std::move(transposed)) {}
+        transposed_(std::move(transposed)) {
+    exact_ = compute == DType::kF32;
+  }
 
   DType compute() const { return compute_; }
   const float* values() const { return reinterpret_cast<const float*>(values_.data()); }          // [out, in]
@@ -115,6 +117,16 @@ void RefBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix d
       float& value = f32_row(dx, r)[j];
       value = accumulate ? value + sum : sum;
     });
+  });
+}
+
+void RefBackend::weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {
+  const auto& w = static_cast<const RefWeight&>(weight);
+  CHECK(w.exact() && indices.dtype == DType::kI32 && indices.rows == rows.rows && rows.cols == w.in());
+  for_each(rows.rows, [&](int64_t r) {
+    const int64_t index = i32_row(indices, r)[0];
+    CHECK(index >= 0 && index < w.out());
+    std::copy_n(w.values() + index * w.in(), w.in(), f32_row(rows, r));
   });
 }
 

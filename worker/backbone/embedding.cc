@@ -4,8 +4,10 @@
 
 namespace coppice {
 
-Embedding::Embedding(Backend& backend, const BackboneWeights& weights, const Module& module)
-    : module_(module) {
+Embedding::Embedding(Backend& backend, const BackboneWeights& weights, const Module& module,
+                     const FrozenWeight* head)
+    : module_(module), head_(head != nullptr && head->exact() ? head : nullptr) {
+  if (head_ != nullptr) return;
   const TensorView& table = weights.embedding();
   buffer_ = backend.allocate(table.bytes.size());
   table_ = buffer_.matrix(table.shape[0], table.shape[1], table.dtype);
@@ -13,10 +15,15 @@ Embedding::Embedding(Backend& backend, const BackboneWeights& weights, const Mod
   weights.release(table);
 }
 
+void Embedding::gather(Backend& backend, Matrix token_ids, Matrix rows) const {
+  if (head_ != nullptr) return backend.weight_rows(*head_, token_ids, rows);
+  const GatherItem item{table_, token_ids, rows};
+  backend.gather_rows({&item, 1});
+}
+
 Rows Embedding::forward(HookCalls& hooks, const PackRows& pack) const {
-  Rows rows = make_rows(hooks.backend(), pack.pack().rows, table_.cols);
-  const GatherItem item{table_, pack.token_ids(), rows.matrix};
-  hooks.backend().gather_rows({&item, 1});
+  Rows rows = make_rows(hooks.backend(), pack.pack().rows, module_.in);
+  gather(hooks.backend(), pack.token_ids(), rows.matrix);
   hooks.projection_output(module_, {}, rows.matrix);
   hooks.token_rows(rows.matrix);
   return rows;
@@ -28,14 +35,13 @@ void Embedding::backward(HookCalls& hooks, Rows drows) const {
 }
 
 std::vector<float> Embedding::row(Backend& backend, int32_t token) const {
-  if (token < 0 || token >= table_.rows)
-    throw invalid("token {} is not in the backbone's vocabulary of {}", token, table_.rows);
+  if (token < 0 || token >= module_.out)
+    throw invalid("token {} is not in the backbone's vocabulary of {}", token, module_.out);
   Buffer index = backend.allocate(sizeof(token));
   backend.upload(&token, index.matrix(1, 1, DType::kI32));
-  const Rows row = make_rows(backend, 1, table_.cols);
-  const GatherItem item{table_, index.matrix(1, 1, DType::kI32), row.matrix};
-  backend.gather_rows({&item, 1});
-  std::vector<float> values(size_t(table_.cols));
+  const Rows row = make_rows(backend, 1, module_.in);
+  gather(backend, index.matrix(1, 1, DType::kI32), row.matrix);
+  std::vector<float> values(size_t(module_.in));
   backend.download(row.matrix, values.data());
   return values;
 }

@@ -1,5 +1,6 @@
 #pragma once
-// The embedding: a row of the table, in the checkpoint's dtype, for each token id. Then hooks: a method may
+// The embedding: a row of the table, in the checkpoint's dtype, for each token id; where the head of this
+// stage is the same matrix and holds its values unrounded, the rows are the head's. Then hooks: a method may
 // add to the rows (projection_output with Slot::kEmbedding: x empty, token_ids given) and write virtual rows
 // (token_rows). Thread: compute thread. Errors: kExhausted from the device.
 
@@ -15,7 +16,8 @@ namespace coppice {
 
 class Embedding {
  public:
-  Embedding(Backend& backend, const BackboneWeights& weights, const Module& module);
+  // head: the weight that the table is tied to, which outlives this; null where there is none here.
+  Embedding(Backend& backend, const BackboneWeights& weights, const Module& module, const FrozenWeight* head);
 
   size_t bytes() const { return buffer_.bytes(); }
   Rows forward(HookCalls& hooks, const PackRows& pack) const;  // [rows, hidden]
@@ -26,7 +28,10 @@ class Embedding {
   std::vector<float> row(Backend& backend, int32_t token) const;
 
  private:
+  void gather(Backend& backend, Matrix token_ids, Matrix rows) const;
+
   Module module_;
+  const FrozenWeight* head_;  // null where the table is here
   Buffer buffer_;
   Matrix table_;
 };

@@ -23,6 +23,7 @@ class Head {
   Head(Backend& backend, const BackboneConfig& config, const BackboneWeights& weights, const Module& module,
        DType compute);
 
+  const FrozenWeight& weight() const { return projection_.weight(); }
   size_t bytes() const { return norm_.bytes() + projection_.bytes(); }
   // rows [rows, hidden] of the pack. drows: overwritten with the gradient of the rows whose backward reaches
   // the last block (drows.rows of them, zero where a row has no target); empty where there are none.

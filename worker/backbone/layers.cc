@@ -9,7 +9,6 @@ Layers::Layers(Backend& backend, const BackboneConfig& config, const std::string
   CHECK(0 <= first && first < end && end <= config.layers);
   const BackboneWeights weights(folder, config);
   const std::vector<Module> modules = backbone_modules(config);
-  if (first == 0) embedding.emplace(backend, weights, modules.front());
   const auto of_layer = [&](int64_t layer) {
     std::vector<Module> found;
     for (const Module& module : modules)
@@ -20,6 +19,10 @@ Layers::Layers(Backend& backend, const BackboneConfig& config, const std::string
   for (int64_t layer = first; layer < end; ++layer)
     blocks.emplace_back(backend, config, weights, layer, of_layer(layer), compute);
   if (end == config.layers) head.emplace(backend, config, weights, modules.back(), compute);
+  if (first == 0) {
+    const bool tied = head && config.tied_embeddings;
+    embedding.emplace(backend, weights, modules.front(), tied ? &head->weight() : nullptr);
+  }
 }
 
 size_t Layers::bytes() const {

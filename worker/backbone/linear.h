@@ -20,6 +20,7 @@ class Projection {
              const std::optional<TensorView>& bias, DType compute);
 
   const Module& module() const { return module_; }
+  const FrozenWeight& weight() const { return *weight_; }
   size_t bytes() const { return weight_->bytes() + bias_.buffer.bytes(); }
 
   // x [rows, in] stays as it is, y [rows, out].

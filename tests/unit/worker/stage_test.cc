@@ -139,6 +139,7 @@ TEST(StageTest, MemoryIsGivenBackWhenThePackIsFinished) {
   const size_t before = pipeline.backend().allocated_bytes();
   Results results;
   pipeline.run(build_pack({{&job, 0}}, backbone.config()), results);
+  pipeline.take_gradients(job, results);
   EXPECT_EQ(pipeline.backend().allocated_bytes(), before);
   pipeline.stage(0).drop_adapter("every");
   pipeline.stage(1).drop_adapter("every");

@@ -86,6 +86,20 @@ TEST(SplitTest, WhatDoesNotMakeTheBackboneIsRefused) {
   }
 }
 
+TEST(PlannerTest, APackHasMoreRowsForMoreThreadsAndForLessWorkInARow) {
+  BackboneConfig large = config(12, 32000);
+  large.hidden = 768;
+  large.intermediate = 2048;
+  large.heads = large.kv_heads = 12;
+  large.head_dim = 64;
+  EXPECT_EQ(default_pack_rows(large, 1), 512);
+  const int64_t rows = default_pack_rows(large, 4);
+  EXPECT_GT(rows, 512);
+  EXPECT_NEAR(double(default_pack_rows(large, 8)), double(2 * rows), 1);
+  EXPECT_EQ(default_pack_rows(large, 64), 2048);
+  EXPECT_EQ(default_pack_rows(config(4, 4096), 2), 2048);  // a small one
+}
+
 TEST(PlannerTest, RefusesMoreStagesThanLayers) {
   EXPECT_THROW(plan_stages(config(4, 4096), 5), Error);
   EXPECT_THROW(plan_stages(config(4, 4096), 0), Error);

@@ -1,0 +1,287 @@
+#include "kernels/cpu/panel_linear.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/panel_linear.cc"
+#include <hwy/foreach_target.h>
+
+#include "kernels/cpu/bf16_gemm.h"
+#include "kernels/cpu/gemm-inl.h"
+
+#ifndef COPPICE_KERNELS_CPU_PANEL_LINEAR_ONCE
+#define COPPICE_KERNELS_CPU_PANEL_LINEAR_ONCE
+namespace coppice {
+namespace {
+
+constexpr int64_t kPanel = 48;  // columns of the product: the widest tile of gemm-inl.h and bf16_gemm.h
+
+}  // namespace
+}  // namespace coppice
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace coppice {
+namespace HWY_NAMESPACE {
+namespace {
+
+void multiply_floats(int64_t rows, int64_t cols, int64_t depth, const float* a, int64_t a_stride,
+                     const float* b, float* c, int64_t c_stride, bool go_on) {
+  multiply(rows, cols, depth, {a, a_stride, 1}, b, cols, c, c_stride, 1,
+           go_on ? Store::kGoOn : Store::kOverwrite);
+}
+
+// from: [inputs, outputs] of a panel, dense. to: [outputs, inputs], dense.
+void turn_floats(const float* from, int64_t inputs, int64_t outputs, float* to) {
+  transpose_into(from, inputs, outputs, outputs, to, inputs);
+}
+
+HWY_INLINE hn::Vec<Words> load_words(const Pair* from, int64_t count) {
+  const Words words;
+  if (count >= kLanes) return hn::LoadU(words, from);
+  return hn::MaskedLoad(hn::FirstN(words, size_t(std::max<int64_t>(count, 0))), words, from);
+}
+
+// from: [pairs of inputs, outputs] of a panel, dense. to: [pairs of outputs, inputs], dense.
+void turn_pairs(const Pair* from, int64_t inputs, int64_t outputs, Pair* to) {
+  constexpr int64_t kRow = kPanel / 2 + kLanes;  // a whole vector is stored at the end of a row
+  HWY_ALIGN float block[kPanel * kRow];          // [inputs, pairs of outputs]
+  const Words words;
+  const auto low = hn::Set(words, 0xffffu);
+  for (int64_t pair = 0; pair < pairs_of(inputs); ++pair, from += outputs) {
+    float* const rows = block + 2 * pair * kRow;
+    for (int64_t c = 0; c < outputs; c += 2 * kLanes) {
+      const auto first = load_words(from + c, outputs - c),
+                 second = load_words(from + c + kLanes, outputs - c - kLanes);
+      const auto even = hn::ConcatEven(words, second, first), odd = hn::ConcatOdd(words, second, first);
+      hn::StoreU(hn::BitCast(Floats(), hn::Or(hn::And(even, low), hn::ShiftLeft<16>(odd))), Floats(),
+                 rows + c / 2);
+      hn::StoreU(hn::BitCast(Floats(), hn::Or(hn::ShiftRight<16>(even), hn::AndNot(low, odd))), Floats(),
+                 rows + kRow + c / 2);
+    }
+  }
+  transpose_into(block, inputs, pairs_of(outputs), kRow, reinterpret_cast<float*>(to), inputs);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace coppice
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "common/base/check.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/host_backend.h"
+
+namespace coppice {
+namespace {
+
+HWY_EXPORT(multiply_floats);
+HWY_EXPORT(turn_floats);
+HWY_EXPORT(turn_pairs);
+
+constexpr int64_t kRowBlock = 128;  // rows whose part of the depth stays in the second-level cache
+constexpr int64_t kUnits =
+    480;  // of the depth that are summed at a time: whole panels, where they are turned
+constexpr int64_t kPanelsATask = 4;  // which pass over the rows together
+
+// What is stored takes the place of a float for each unit of the depth: one value, or in bfloat16 a pair.
+constexpr size_t kUnitBytes = sizeof(float);
+static_assert(sizeof(Pair) == kUnitBytes);
+
+int64_t units_of(int64_t depth, DType compute) {
+  return compute == DType::kBF16 ? pairs_of(depth) : depth;
+}
+
+// Whether packing a value as bfloat16 changes it.
+bool changes(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return (bits & 0xffff) != 0 || std::fpclassify(value) == FP_SUBNORMAL;
+}
+
+}  // namespace
+
+class PanelLinear::Weight final : public FrozenWeight {
+ public:
+  Weight(int64_t out, int64_t in, DType compute, Buffer panels)
+      : FrozenWeight(out, in, panels.bytes()), compute(compute), panels(std::move(panels)) {}
+
+  int64_t count() const { return (out() + kPanel - 1) / kPanel; }
+  int64_t width(int64_t panel) const { return std::min(kPanel, out() - panel * kPanel); }
+  int64_t units() const { return units_of(in(), compute); }
+  // Unit `unit` of the inputs.
+  std::byte* data(int64_t panel, int64_t unit) const {
+    return panels.data() + size_t(panel * kPanel * units() + unit * width(panel)) * kUnitBytes;
+  }
+  void set_exact(bool exact) { exact_ = exact; }
+
+  const DType compute;
+  const Buffer panels;
+};
+
+// [rows, depth] x [depth, cols] with a weight, as it stands or turned.
+struct PanelLinear::Product {
+  const Weight& weight;
+  bool turned = false;
+
+  DType compute() const { return weight.compute; }
+  int64_t depth() const { return turned ? weight.out() : weight.in(); }
+  int64_t units() const { return units_of(depth(), compute()); }
+  int64_t cols() const { return turned ? weight.in() : weight.out(); }
+  int64_t panels() const { return (cols() + kPanel - 1) / kPanel; }
+  int64_t width(int64_t panel) const { return std::min(kPanel, cols() - panel * kPanel); }
+
+  // The part [unit, unit + count) of the depth of a panel, [units, width], in scratch where it is turned.
+  const std::byte* part(int64_t panel, int64_t unit, int64_t count, std::byte* scratch) const {
+    if (!turned) return weight.data(panel, unit);
+    const int64_t values = compute() == DType::kBF16 ? 2 : 1;  // of a unit
+    const int64_t inputs = width(panel), first_input = panel * kPanel / values;
+    std::byte* to = scratch;
+    const int64_t end = std::min((unit + count) * values, depth());
+    for (int64_t out = unit * values; out < end; out += kPanel) {
+      const int64_t from = out / kPanel, outputs = weight.width(from);
+      const std::byte* const data = weight.data(from, first_input);
+      if (compute() == DType::kBF16) {
+        HWY_DYNAMIC_DISPATCH(turn_pairs)
+        (reinterpret_cast<const Pair*>(data), inputs, outputs, reinterpret_cast<Pair*>(to));
+      } else {
+        HWY_DYNAMIC_DISPATCH(turn_floats)
+        (reinterpret_cast<const float*>(data), inputs, outputs, reinterpret_cast<float*>(to));
+      }
+      to += size_t(units_of(outputs, compute()) * inputs) * kUnitBytes;
+    }
+    return scratch;
+  }
+};
+
+std::unique_ptr<FrozenWeight> PanelLinear::prepare(const TensorView& view, DType compute) {
+  CHECK(view.shape.size() == 2 && view.shape[0] > 0 && view.shape[1] > 0);
+  CHECK(view.dtype == DType::kF32 || view.dtype == DType::kF16 || view.dtype == DType::kBF16);
+  const int64_t out = view.shape[0], in = view.shape[1];
+  CHECK(view.bytes.size() == size_t(out * in) * dtype_size(view.dtype));
+  auto weight = std::make_unique<Weight>(out, in, compute, backend_.allocate(weight_bytes(out, in, compute)));
+  const Buffer rows = backend_.allocate(size_t(kPanel * in * pool_.threads()) * sizeof(float));
+  std::atomic<bool> exact = true;
+  pool_.parallel_for(weight->count(), [&](int64_t panel, int worker) {
+    float* const values = reinterpret_cast<float*>(rows.data()) + worker * kPanel * in;
+    const int64_t width = weight->width(panel);
+    read_f32(view, panel * kPanel * in, width * in, values);
+    if (compute == DType::kBF16) {
+      if (std::any_of(values, values + width * in, changes)) exact = false;
+      pack_pairs_transposed(values, width, in, in, reinterpret_cast<Pair*>(weight->data(panel, 0)), width);
+    } else {
+      HWY_DYNAMIC_DISPATCH(turn_floats)(values, width, in, reinterpret_cast<float*>(weight->data(panel, 0)));
+    }
+  });
+  weight->set_exact(exact);
+  return weight;
+}
+
+size_t PanelLinear::weight_bytes(int64_t out, int64_t in, DType compute) {
+  return size_t(out * units_of(in, compute)) * kUnitBytes;
+}
+
+bool PanelLinear::made(const FrozenWeight& weight) {
+  return dynamic_cast<const Weight*>(&weight) != nullptr;
+}
+
+// A task is some panels on some rows. There are as many for each thread; rows are cut only where panels do
+// not go round, since a turned panel serves all rows of its task.
+void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix y, bool accumulate) {
+  CHECK(x.dtype == DType::kF32 && y.dtype == DType::kF32 && x.rows == y.rows);
+  CHECK(x.cols == product.depth() && y.cols == product.cols());
+  CHECK(bias.empty() || (bias.rows == 1 && bias.cols == y.cols && bias.dtype == DType::kF32));
+  const bool bf16 = product.compute() == DType::kBF16;
+  const int64_t threads = pool_.threads(), units = product.units();
+  const auto round_up = [](int64_t value, int64_t step) { return (value + step - 1) / step * step; };
+  const int64_t groups =
+      std::min(product.panels(), round_up((product.panels() + kPanelsATask - 1) / kPanelsATask, threads));
+  const int64_t row_blocks = (x.rows + kRowBlock - 1) / kRowBlock;
+  const int64_t chunks = std::min(row_blocks, (threads + groups - 1) / groups);
+  const int64_t chunk_rows = chunks == 0 ? 0 : (row_blocks + chunks - 1) / chunks * kRowBlock;
+
+  // The left side in the words of the product.
+  Buffer packed;
+  if (bf16) {
+    packed = backend_.allocate(size_t(x.rows * units) * sizeof(Pair));
+    pool_.parallel_for(row_blocks, [&](int64_t block, int) {
+      const int64_t row = block * kRowBlock, rows = std::min(kRowBlock, x.rows - row);
+      pack_pairs_along(f32_row(x, row), rows, x.cols, x.stride,
+                       reinterpret_cast<Pair*>(packed.data()) + row * units, units);
+    });
+  }
+  const size_t panel_bytes = product.turned ? size_t(std::min(kUnits, units) * kPanel) * kUnitBytes : 0;
+  const Buffer scratch = backend_.allocate(panel_bytes * size_t(kPanelsATask * threads));
+
+  pool_.parallel_for(groups * chunks, [&](int64_t task, int worker) {
+    const int64_t group = task % groups, chunk = task / groups;
+    const int64_t first = product.panels() * group / groups, last = product.panels() * (group + 1) / groups;
+    const int64_t begin = chunk * chunk_rows, end = std::min(x.rows, begin + chunk_rows);
+    std::byte* const own = scratch.data() + panel_bytes * size_t(kPanelsATask * worker);
+    if (!bias.empty()) {
+      const int64_t from = first * kPanel, to = std::min(y.cols, last * kPanel);
+      for (int64_t r = begin; r < end; ++r)
+        std::copy(bias.as<float>() + from, bias.as<float>() + to, f32_row(y, r) + from);
+    }
+    for (int64_t unit = 0; unit < units; unit += kUnits) {
+      const int64_t count = std::min(kUnits, units - unit);
+      const bool go_on = unit > 0 || accumulate || !bias.empty();
+      const std::byte* parts[kPanelsATask];
+      for (int64_t p = first; p < last; ++p)
+        parts[p - first] = product.part(p, unit, count, own + panel_bytes * size_t(p - first));
+      for (int64_t row = begin; row < end; row += kRowBlock) {
+        const int64_t rows = std::min(kRowBlock, end - row);
+        for (int64_t p = first; p < last; ++p) {
+          const int64_t width = product.width(p);
+          float* const to = f32_row(y, row) + p * kPanel;
+          if (bf16) {
+            multiply_pairs(rows, width, count,
+                           {reinterpret_cast<const Pair*>(packed.data()) + row * units + unit, units, 1},
+                           reinterpret_cast<const Pair*>(parts[p - first]), width, to, y.stride, 1,
+                           go_on ? PairStore::kGoOn : PairStore::kOverwrite);
+          } else {
+            HWY_DYNAMIC_DISPATCH(multiply_floats)
+            (rows, width, count, f32_row(x, row) + unit, x.stride,
+             reinterpret_cast<const float*>(parts[p - first]), to, y.stride, go_on);
+          }
+        }
+      }
+    }
+  });
+}
+
+void PanelLinear::forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
+  multiply({static_cast<const Weight&>(weight)}, x, bias, y, false);
+}
+
+void PanelLinear::backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
+  multiply({static_cast<const Weight&>(weight), true}, dy, {}, dx, accumulate);
+}
+
+void PanelLinear::rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {
+  const auto& w = static_cast<const Weight&>(weight);
+  CHECK(w.exact() && rows.dtype == DType::kF32 && rows.cols == w.in());
+  CHECK(indices.dtype == DType::kI32 && indices.rows == rows.rows && indices.cols == 1);
+  pool_.parallel_for(rows.rows, [&](int64_t r, int) {
+    const int64_t index = i32_row(indices, r)[0];
+    CHECK(index >= 0 && index < w.out());
+    const int64_t panel = index / kPanel, width = w.width(panel);
+    const std::byte* const column = w.data(panel, 0) + size_t(index % kPanel) * kUnitBytes;
+    float* const to = f32_row(rows, r);
+    if (w.compute == DType::kF32) {
+      const auto* const from = reinterpret_cast<const float*>(column);
+      for (int64_t i = 0; i < w.in(); ++i) to[i] = from[i * width];
+    } else {
+      const auto* const from = reinterpret_cast<const Pair*>(column);
+      for (int64_t i = 0; i < w.in(); ++i)
+        to[i] = from_bf16(uint16_t(from[i / 2 * width] >> (i % 2 == 0 ? 0 : 16)));
+    }
+  });
+}
+
+}  // namespace coppice
+#endif
