@@ -308,9 +308,9 @@ void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_
 }
 
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
-                    float* c, int64_t c_stride, float alpha, PairStore store) {
+                    float* c, int64_t c_stride, float alpha, PairStore store, const Ahead& ahead) {
   if (has_bf16_products())
-    return native::multiply_pairs(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store);
+    return native::multiply_pairs(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store, ahead);
   HWY_DYNAMIC_DISPATCH(multiply_widened)(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store);
 }
 

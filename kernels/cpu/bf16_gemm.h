@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/ahead.h"
+
 namespace coppice {
 
 using Pair = uint32_t;  // the earlier value in the low half
@@ -43,8 +45,9 @@ struct PairsOfRows {
 // depth may be cut anywhere: c = alpha (c + a b), every chain as if it had never been cut (for alpha 1).
 enum class PairStore { kOverwrite, kAccumulate, kGoOn };
 
-// c [rows, cols], over `pairs` pairs; b[k * b_stride + column].
+// c [rows, cols], over `pairs` pairs; b[k * b_stride + column]. ahead: what is to be called for meanwhile,
+// where products are fast enough to wait for it (native).
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
-                    float* c, int64_t c_stride, float alpha, PairStore store);
+                    float* c, int64_t c_stride, float alpha, PairStore store, const Ahead& ahead = {});
 
 }  // namespace coppice

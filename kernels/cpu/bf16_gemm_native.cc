@@ -63,7 +63,7 @@ void transpose(__m512i r[16]) {
 template <int kRows, int kVectors>
 inline __attribute__((always_inline)) void tile(int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
                                                 float* c, int64_t c_stride, float alpha, PairStore store,
-                                                __mmask16 last) {
+                                                __mmask16 last, Ahead::Strip ahead) {
   __m512 sums[kRows * kVectors];
 #pragma GCC unroll 24
   for (int i = 0; i < kRows * kVectors; ++i) sums[i] = _mm512_setzero_ps();
@@ -80,6 +80,7 @@ inline __attribute__((always_inline)) void tile(int64_t pairs, PairsOfRows a, co
   }
   for (int64_t k = 0; k < pairs; ++k) {
     __m512i b_row[kVectors];
+    ahead.step();
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors - 1; ++v) b_row[v] = _mm512_loadu_si512(b + v * kLanes);
     b_row[kVectors - 1] = _mm512_maskz_loadu_epi32(last, b + (kVectors - 1) * kLanes);
@@ -107,25 +108,28 @@ inline __attribute__((always_inline)) void tile(int64_t pairs, PairsOfRows a, co
 
 template <int kRows, int kVectors>
 void rest_of_rows(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride, float* c,
-                  int64_t c_stride, float alpha, PairStore store, __mmask16 last) {
+                  int64_t c_stride, float alpha, PairStore store, __mmask16 last, Ahead::Strip ahead) {
   if constexpr (kRows > 0) {
     if (rows == kRows) {
-      tile<kRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+      tile<kRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last, ahead);
     } else {
-      rest_of_rows<kRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+      rest_of_rows<kRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last, ahead);
     }
   }
 }
 
 template <int kVectors>
 void panel(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride, float* c,
-           int64_t c_stride, float alpha, PairStore store, __mmask16 last) {
-  for (; rows >= kTileRows; rows -= kTileRows) {
-    tile<kTileRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+           int64_t c_stride, float alpha, PairStore store, __mmask16 last, const Ahead& ahead) {
+  int64_t strip = 0;
+  for (; rows >= kTileRows; rows -= kTileRows, ++strip) {
+    tile<kTileRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last,
+                              ahead.strip(strip, pairs));
     a.data += kTileRows * a.row;
     c += kTileRows * c_stride;
   }
-  rest_of_rows<kTileRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last);
+  rest_of_rows<kTileRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last,
+                                        ahead.strip(strip, pairs));
 }
 
 }  // namespace
@@ -174,17 +178,17 @@ void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_
 }
 
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
-                    float* c, int64_t c_stride, float alpha, PairStore store) {
+                    float* c, int64_t c_stride, float alpha, PairStore store, const Ahead& ahead) {
   for (int64_t begin = 0; begin < cols;) {
     const int64_t left = (cols - begin + kLanes - 1) / kLanes;
     const int64_t vectors = left == 4 ? 2 : std::min<int64_t>(left, 3);  // 2 + 2 is better than 3 + 1
     const __mmask16 last = mask_of(cols - begin - (vectors - 1) * kLanes);
     if (vectors == 1) {
-      panel<1>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+      panel<1>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last, ahead);
     } else if (vectors == 2) {
-      panel<2>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+      panel<2>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last, ahead);
     } else {
-      panel<3>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last);
+      panel<3>(rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, store, last, ahead);
     }
     begin += vectors * kLanes;
   }

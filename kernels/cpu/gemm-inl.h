@@ -23,6 +23,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/ahead.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -46,7 +47,8 @@ enum class Store { kOverwrite, kAccumulate, kGoOn };
 // kRows x (kVectors vectors) of c; the last vector may be a part.
 template <int kRows, int kVectors, typename Last>
 HWY_INLINE void tile(int64_t depth, LeftOperand a, const float* HWY_RESTRICT b, int64_t b_stride,
-                     float* HWY_RESTRICT c, int64_t c_stride, float alpha, Store mode, Last last) {
+                     float* HWY_RESTRICT c, int64_t c_stride, float alpha, Store mode, Last last,
+                     Ahead::Strip ahead) {
   Vec sums[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVectors; ++v) sums[i][v] = set(0);
@@ -65,6 +67,7 @@ HWY_INLINE void tile(int64_t depth, LeftOperand a, const float* HWY_RESTRICT b, 
   const float* a_column = a.data;
   for (int64_t k = 0; k < depth; ++k) {
     Vec b_row[kVectors];
+    ahead.step();
     for (int v = 0; v < kVectors; ++v) hwy::Prefetch(b + kRowsAhead * b_stride + v * kLanes);
     for (int v = 0; v < kVectors - 1; ++v) b_row[v] = load(b + v * kLanes, Whole());
     b_row[kVectors - 1] = load(b + (kVectors - 1) * kLanes, last);
@@ -93,39 +96,42 @@ HWY_INLINE void tile(int64_t depth, LeftOperand a, const float* HWY_RESTRICT b, 
 
 template <int kRows, int kVectors, typename Last>
 HWY_INLINE void rest_of_rows(int64_t rows, int64_t depth, LeftOperand a, const float* b, int64_t b_stride,
-                             float* c, int64_t c_stride, float alpha, Store mode, Last last) {
+                             float* c, int64_t c_stride, float alpha, Store mode, Last last,
+                             Ahead::Strip ahead) {
   if constexpr (kRows > 0) {
     if (rows == kRows) {
-      tile<kRows, kVectors>(depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+      tile<kRows, kVectors>(depth, a, b, b_stride, c, c_stride, alpha, mode, last, ahead);
     } else {
-      rest_of_rows<kRows - 1, kVectors>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+      rest_of_rows<kRows - 1, kVectors>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last, ahead);
     }
   }
 }
 
 template <int kVectors, typename Last>
 HWY_NOINLINE void panel(int64_t rows, int64_t depth, LeftOperand a, const float* b, int64_t b_stride,
-                        float* c, int64_t c_stride, float alpha, Store mode, Last last) {
+                        float* c, int64_t c_stride, float alpha, Store mode, Last last, const Ahead& ahead) {
   int64_t i = 0;
   for (; i + kTileRows <= rows; i += kTileRows) {
     const LeftOperand part = {a.data + i * a.row, a.row, a.depth};
-    tile<kTileRows, kVectors>(depth, part, b, b_stride, c + i * c_stride, c_stride, alpha, mode, last);
+    tile<kTileRows, kVectors>(depth, part, b, b_stride, c + i * c_stride, c_stride, alpha, mode, last,
+                              ahead.strip(i / kTileRows, depth));
   }
   const LeftOperand part = {a.data + i * a.row, a.row, a.depth};
   rest_of_rows<kTileRows - 1, kVectors>(rows - i, depth, part, b, b_stride, c + i * c_stride, c_stride, alpha,
-                                        mode, last);
+                                        mode, last, ahead.strip(i / kTileRows, depth));
 }
 
 template <typename Last>
 HWY_INLINE void panel_of(int64_t vectors, int64_t rows, int64_t depth, LeftOperand a, const float* b,
-                         int64_t b_stride, float* c, int64_t c_stride, float alpha, Store mode, Last last) {
+                         int64_t b_stride, float* c, int64_t c_stride, float alpha, Store mode, Last last,
+                         const Ahead& ahead) {
   switch (vectors) {
     case 1:
-      return panel<1>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+      return panel<1>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last, ahead);
     case 2:
-      return panel<2>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+      return panel<2>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last, ahead);
     default:
-      return panel<kTileVectors>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last);
+      return panel<kTileVectors>(rows, depth, a, b, b_stride, c, c_stride, alpha, mode, last, ahead);
   }
 }
 
@@ -136,16 +142,19 @@ HWY_INLINE int64_t vectors_of_panel(int64_t cols) {
 }
 
 // c [rows, cols] (+)= alpha a b, with b [depth, cols] of contiguous rows b_stride apart. What is read of b
-// ends at its last column.
+// ends at its last column. ahead: what is to be called for meanwhile.
 HWY_INLINE void multiply(int64_t rows, int64_t cols, int64_t depth, LeftOperand a, const float* b,
-                         int64_t b_stride, float* c, int64_t c_stride, float alpha, Store mode) {
+                         int64_t b_stride, float* c, int64_t c_stride, float alpha, Store mode,
+                         const Ahead& ahead = {}) {
   for (int64_t begin = 0; begin < cols;) {
     const int64_t vectors = vectors_of_panel(cols - begin);
     const int64_t part = cols - begin - (vectors - 1) * kLanes;
     if (part >= kLanes) {
-      panel_of(vectors, rows, depth, a, b + begin, b_stride, c + begin, c_stride, alpha, mode, Whole());
+      panel_of(vectors, rows, depth, a, b + begin, b_stride, c + begin, c_stride, alpha, mode, Whole(),
+               ahead);
     } else {
-      panel_of(vectors, rows, depth, a, b + begin, b_stride, c + begin, c_stride, alpha, mode, Part{part});
+      panel_of(vectors, rows, depth, a, b + begin, b_stride, c + begin, c_stride, alpha, mode, Part{part},
+               ahead);
     }
     begin += vectors * kLanes;
   }

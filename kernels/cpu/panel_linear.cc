@@ -24,9 +24,9 @@ namespace HWY_NAMESPACE {
 namespace {
 
 void multiply_floats(int64_t rows, int64_t cols, int64_t depth, const float* a, int64_t a_stride,
-                     const float* b, float* c, int64_t c_stride, bool go_on) {
+                     const float* b, float* c, int64_t c_stride, bool go_on, const Ahead& ahead) {
   multiply(rows, cols, depth, {a, a_stride, 1}, b, cols, c, c_stride, 1,
-           go_on ? Store::kGoOn : Store::kOverwrite);
+           go_on ? Store::kGoOn : Store::kOverwrite, ahead);
 }
 
 // from: [inputs, outputs] of a panel, dense. to: [outputs, inputs], dense.
@@ -87,6 +87,7 @@ constexpr int64_t kRowBlock = 128;  // rows whose part of the depth stays in the
 constexpr int64_t kUnits =
     480;  // of the depth that are summed at a time: whole panels, where they are turned
 constexpr int64_t kPanelsATask = 4;  // which pass over the rows together
+constexpr int64_t kStrip = 8;        // rows of a register tile: what is called for ahead is spread over them
 
 // What is stored takes the place of a float for each unit of the depth: one value, or in bfloat16 a pair.
 constexpr size_t kUnitBytes = sizeof(float);
@@ -134,6 +135,20 @@ struct PanelLinear::Product {
   int64_t cols() const { return turned ? weight.in() : weight.out(); }
   int64_t panels() const { return (cols() + kPanel - 1) / kPanel; }
   int64_t width(int64_t panel) const { return std::min(kPanel, cols() - panel * kPanel); }
+
+  // What part() will read, in pieces for at most so many strips.
+  Ahead ahead(int64_t panel, int64_t unit, int64_t count, int64_t strips) const {
+    if (!turned) {
+      const int64_t bytes = count * width(panel) * int64_t(kUnitBytes), each = (bytes + strips - 1) / strips;
+      return {weight.data(panel, unit), strips, each, each};
+    }
+    const int64_t values = compute() == DType::kBF16 ? 2 : 1;
+    const int64_t from = unit * values / kPanel;
+    return {weight.data(from, panel * kPanel / values),
+            std::min(strips, (count * values + kPanel - 1) / kPanel),
+            units_of(width(panel), compute()) * weight.width(from) * int64_t(kUnitBytes),
+            kPanel * weight.units() * int64_t(kUnitBytes)};
+  }
 
   // The part [unit, unit + count) of the depth of a panel, [units, width], in scratch where it is turned.
   const std::byte* part(int64_t panel, int64_t unit, int64_t count, std::byte* scratch) const {
@@ -231,22 +246,31 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
       const int64_t count = std::min(kUnits, units - unit);
       const bool go_on = unit > 0 || accumulate || !bias.empty();
       const std::byte* parts[kPanelsATask];
-      for (int64_t p = first; p < last; ++p)
-        parts[p - first] = product.part(p, unit, count, own + panel_bytes * size_t(p - first));
       for (int64_t row = begin; row < end; row += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, end - row);
         for (int64_t p = first; p < last; ++p) {
+          // The first rows to need a part have it made, and call for the next one.
+          Ahead ahead;
+          if (row == begin) {
+            parts[p - first] = product.part(p, unit, count, own + panel_bytes * size_t(p - first));
+            const int64_t strips = (rows + kStrip - 1) / kStrip;
+            if (p + 1 < last) {
+              ahead = product.ahead(p + 1, unit, count, strips);
+            } else if (unit + count < units) {
+              ahead = product.ahead(first, unit + count, std::min(kUnits, units - unit - count), strips);
+            }
+          }
           const int64_t width = product.width(p);
           float* const to = f32_row(y, row) + p * kPanel;
           if (bf16) {
             multiply_pairs(rows, width, count,
                            {reinterpret_cast<const Pair*>(packed.data()) + row * units + unit, units, 1},
                            reinterpret_cast<const Pair*>(parts[p - first]), width, to, y.stride, 1,
-                           go_on ? PairStore::kGoOn : PairStore::kOverwrite);
+                           go_on ? PairStore::kGoOn : PairStore::kOverwrite, ahead);
           } else {
             HWY_DYNAMIC_DISPATCH(multiply_floats)
             (rows, width, count, f32_row(x, row) + unit, x.stride,
-             reinterpret_cast<const float*>(parts[p - first]), to, y.stride, go_on);
+             reinterpret_cast<const float*>(parts[p - first]), to, y.stride, go_on, ahead);
           }
         }
       }
