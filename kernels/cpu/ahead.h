@@ -23,8 +23,9 @@ struct Ahead {
       next += advance;
     }
   };
-  Strip strip(int64_t number, int64_t depth) const {
-    if (number >= pieces) return {};
+  // here: memory that is there, for when there is nothing to call for. To ask each time would cost more.
+  Strip strip(int64_t number, int64_t depth, const void* here) const {
+    if (number >= pieces) return {static_cast<const std::byte*>(here), 0};
     return {data + number * stride, (bytes + depth - 1) / depth};
   }
 };

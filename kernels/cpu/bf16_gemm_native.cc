@@ -80,7 +80,7 @@ inline __attribute__((always_inline)) void tile(int64_t pairs, PairsOfRows a, co
   }
   for (int64_t k = 0; k < pairs; ++k) {
     __m512i b_row[kVectors];
-    ahead.step();
+    if constexpr (kVectors > 1) ahead.step();
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors - 1; ++v) b_row[v] = _mm512_loadu_si512(b + v * kLanes);
     b_row[kVectors - 1] = _mm512_maskz_loadu_epi32(last, b + (kVectors - 1) * kLanes);
@@ -124,12 +124,12 @@ void panel(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_
   int64_t strip = 0;
   for (; rows >= kTileRows; rows -= kTileRows, ++strip) {
     tile<kTileRows, kVectors>(pairs, a, b, b_stride, c, c_stride, alpha, store, last,
-                              ahead.strip(strip, pairs));
+                              ahead.strip(strip, pairs, c));
     a.data += kTileRows * a.row;
     c += kTileRows * c_stride;
   }
   rest_of_rows<kTileRows - 1, kVectors>(rows, pairs, a, b, b_stride, c, c_stride, alpha, store, last,
-                                        ahead.strip(strip, pairs));
+                                        ahead.strip(strip, pairs, c));
 }
 
 }  // namespace

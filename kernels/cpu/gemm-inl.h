@@ -67,7 +67,7 @@ HWY_INLINE void tile(int64_t depth, LeftOperand a, const float* HWY_RESTRICT b, 
   const float* a_column = a.data;
   for (int64_t k = 0; k < depth; ++k) {
     Vec b_row[kVectors];
-    ahead.step();
+    if constexpr (kVectors > 1) ahead.step();
     for (int v = 0; v < kVectors; ++v) hwy::Prefetch(b + kRowsAhead * b_stride + v * kLanes);
     for (int v = 0; v < kVectors - 1; ++v) b_row[v] = load(b + v * kLanes, Whole());
     b_row[kVectors - 1] = load(b + (kVectors - 1) * kLanes, last);
@@ -114,11 +114,11 @@ HWY_NOINLINE void panel(int64_t rows, int64_t depth, LeftOperand a, const float*
   for (; i + kTileRows <= rows; i += kTileRows) {
     const LeftOperand part = {a.data + i * a.row, a.row, a.depth};
     tile<kTileRows, kVectors>(depth, part, b, b_stride, c + i * c_stride, c_stride, alpha, mode, last,
-                              ahead.strip(i / kTileRows, depth));
+                              ahead.strip(i / kTileRows, depth, c));
   }
   const LeftOperand part = {a.data + i * a.row, a.row, a.depth};
   rest_of_rows<kTileRows - 1, kVectors>(rows - i, depth, part, b, b_stride, c + i * c_stride, c_stride, alpha,
-                                        mode, last, ahead.strip(i / kTileRows, depth));
+                                        mode, last, ahead.strip(i / kTileRows, depth, c));
 }
 
 template <typename Last>
