@@ -33,8 +33,9 @@ constexpr int64_t kMostCommits = 16;                   // of the engine: at once
 // is half of what is live and the commit in which that is reached (at most two of 16 MiB, and what they
 // become); the rest are its caches.
 constexpr int64_t kStoreBytes = 8 * kMebibyte, kMostBufferBytes = 48 * kMebibyte;
-constexpr int64_t kLogitRows = 256, kTileRows = 64;
-constexpr int64_t kLeastPackRows = 128;  // of the engine: a pack has more where the rows are there
+constexpr int64_t kLogitRows = 256;
+constexpr int64_t kThreadBytes = 400 << 10;  // of a projection: what a thread turns of a weight
+constexpr int64_t kLeastPackRows = 128;      // of the engine: a pack has more where the rows are there
 
 // The range of a backend's buffers has holes: measured 2 to 5 % above what is in use at most.
 int64_t with_holes(int64_t bytes) {
@@ -137,12 +138,12 @@ int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows, bool c
   int64_t bytes = rows * row_bytes;
   if (stage.end == config.layers) {
     const int64_t piece = std::min(kLogitRows, rows) * (config.vocabulary + 4 * hidden);
-    const int64_t tile =
-        threads * kTileRows * config.vocabulary;  // of a piece that is no whole number of them
-    bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece + tile));
+    const int64_t rounded =  // the gradients of the logits, as they are multiplied
+        compute == DType::kBF16 ? 2 * std::min(kLogitRows, rows) * config.vocabulary : 0;
+    bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece) + rounded);
   }
   const int64_t positions = 3 + config.head_dim;  // token, its place, cosines and sines
-  return bytes + kFloat * positions * rows;
+  return bytes + kFloat * positions * rows + threads * kThreadBytes;
 }
 
 // How many packs a stage keeps something of. The last one's backward follows the forward. In one process the
