@@ -54,6 +54,25 @@ TEST_F(EngineQueueTest, ACancelWhileTheDataIsReadEndsTheJob) {
   ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
 }
 
+TEST_F(EngineQueueTest, ACancelWhileACommitOfItIsWrittenEndsAJobThatWaits) {
+  const JobRun& first = engine().job("first");
+  ASSERT_TRUE(rig_.until([&] { return first.phase == Phase::kStepping && !first.saving; }));
+  rig_.store().hold(true);
+  engine().pause("second");
+  engine().resume("second");  // a change, to be committed
+  engine().when_durable({"second"}, [] {});
+  ASSERT_TRUE(rig_.until([&] { return second().saving; }));
+  engine().cancel("first");  // there is room now
+  engine().cancel("second");
+  ASSERT_TRUE(rig_.until([&] { return first.ended(); }));
+  engine().poll();
+  rig_.store().hold(false);
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kCancelled);
+  EXPECT_EQ(second().head.version, 0);
+  EXPECT_TRUE(rig_.until([&] { return engine().ended(); }));
+}
+
 TEST_F(EngineQueueTest, AStopLeavesThoseThatWaitAsTheyAre) {
   engine().request_stop();
   ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
