@@ -145,7 +145,7 @@ void Engine::resume(const std::string& name) {
 }
 
 // In the order of submission. One that must wait lets smaller ones behind it go first, but not for ever, and
-// not from anywhere in a long queue.
+// not from anywhere in a long queue. One that can never fit here is waited for by none.
 void Engine::admit_waiting() {
   if (stopping_) return;
   std::vector<JobMemory> others;
@@ -154,11 +154,13 @@ void Engine::admit_waiting() {
   int left = 0;
   for (auto next = queued_.begin(); next != queued_.end() && left < kMostLookedAt;) {
     JobRun* run = *next++;  // it leaves the queue when it starts
-    if (run->pause_wanted) continue;
+    if (run->pause_wanted || run->never_fits) continue;
     if (first_left != nullptr && first_left->overtaken >= kMostOvertaken) return;
     const FitAnswer answer = fits_now(*run, others);
     if (answer.fit != Fit::kNow) {
       run->record.reason = answer.message;
+      run->never_fits = answer.fit == Fit::kNever;
+      if (run->never_fits) continue;
       if (first_left == nullptr) first_left = run;
       ++left;
       continue;

@@ -81,5 +81,20 @@ TEST_F(EngineQueueTest, AStopLeavesThoseThatWaitAsTheyAre) {
   EXPECT_FALSE(second().unsaved());
 }
 
+// As after a restart with less memory.
+TEST(EngineQueue, JobsThatCanNeverFitHoldUpNoOther) {
+  EngineRig rig{1};
+  constexpr int64_t kRankTooHigh = 64;
+  for (int i = 0; i < 40; ++i) rig.submit("large" + std::to_string(i), 1, kRankTooHigh);
+  rig.submit("small", 1);
+  rig.submit("smaller", 1);  // when the one before it has left
+  ASSERT_TRUE(rig.until([&] { return rig.engine().job("smaller").ended(); }));
+  EXPECT_EQ(rig.engine().job("small").record.state, JobState::kDone);
+  EXPECT_EQ(rig.engine().job("smaller").record.state, JobState::kDone);
+  EXPECT_EQ(rig.engine().job("large39").phase, Phase::kQueued);
+  EXPECT_THAT(rig.engine().job("large39").record.reason,
+              ::testing::HasSubstr("large39 does not fit: it needs"));
+}
+
 }  // namespace
 }  // namespace coppice

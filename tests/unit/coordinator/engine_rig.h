@@ -83,7 +83,9 @@ class EngineRig {
   Engine& engine() { return *engine_; }
   HeldStore& store() { return store_; }  // to be read while the engine writes nothing
   void write_data(const std::string& rows) { std::ofstream(folder_.file("rows.jsonl")) << rows; }
-  void submit(const std::string& name, int64_t steps) { engine_->submit(prepare(name, steps), std::nullopt); }
+  void submit(const std::string& name, int64_t steps, int64_t rank = 2) {
+    engine_->submit(prepare(name, steps, rank), std::nullopt);
+  }
   // Until what is asked for is so, at most ten seconds.
   template <typename Condition>
   bool until(const Condition& condition) {
@@ -120,9 +122,9 @@ class EngineRig {
     if (!cluster_.poll() && !worked) std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
 
-  std::unique_ptr<PreparedJob> prepare(const std::string& name, int64_t steps) const {
+  std::unique_ptr<PreparedJob> prepare(const std::string& name, int64_t steps, int64_t rank = 2) const {
     const Json job = {{"name", name},
-                      {"method", {{"peft_type", "LORA"}, {"r", 2}, {"target_modules", "all-linear"}}},
+                      {"method", {{"peft_type", "LORA"}, {"r", rank}, {"target_modules", "all-linear"}}},
                       {"data", {{"train", folder_.file("rows.jsonl")}}},
                       {"train", {{"max_steps", steps}, {"per_device_train_batch_size", 1}}}};
     const Json file = {{"backbone", tiny_.folder()}, {"jobs", {job}}};
