@@ -188,17 +188,22 @@ void Engine::start(JobRun& run) {
 }
 
 // One that has waited. A job that has gone meanwhile leaves when the reading ends: the memory was its own.
+// It was admitted for the data that it was submitted with: what has grown since is not read to its end.
 void Engine::load_job(JobRun& run) {
   struct Loaded {
     std::unique_ptr<PreparedJob> job;
+    bool grew = false;
     std::string error;
   };
   const auto loaded = std::make_shared<Loaded>();
   run.reading = true;
   reads_.submit(
-      [this, spec = run.job->spec, loaded] {
+      [this, spec = run.job->spec, data_bytes = run.memory.data_bytes, loaded] {
         try {
-          loaded->job = prepare_job(spec, backbone_);
+          loaded->job = prepare_job(spec, backbone_, data_bytes);
+        } catch (const Error& error) {
+          loaded->grew = error.code() == ErrorCode::kExhausted;
+          loaded->error = error.what();
         } catch (const std::bad_alloc&) {
           loaded->error = "there was no memory for its data";
         } catch (const std::exception& error) {
@@ -208,12 +213,13 @@ void Engine::load_job(JobRun& run) {
       [this, &run, loaded](double) {
         run.reading = false;
         if (run.phase != Phase::kLoading) return leave_if_done(run);
-        if (!loaded->error.empty()) return fail(run, loaded->error);
-        const PreparedJob& now = *loaded->job;
-        const bool same = now.data_fingerprint() == run.record.data_fingerprint &&
-                          now.method->hf_config() == run.record.method;
-        if (!same)
+        const PreparedJob* now = loaded->job.get();
+        const bool changed =
+            loaded->grew || (now != nullptr && (now->data_fingerprint() != run.record.data_fingerprint ||
+                                                now->method->hf_config() != run.record.method));
+        if (changed)
           return fail(run, "its data, or its init_adapter, is not what it was when it was submitted");
+        if (now == nullptr) return fail(run, loaded->error);
         run.job = std::move(loaded->job);
         run.memory = run.job->memory;
         load_tensors(run);

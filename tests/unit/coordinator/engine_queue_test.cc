@@ -45,6 +45,14 @@ TEST_F(EngineQueueTest, DataThatChangedMeanwhileFailsTheJobAlone) {
   EXPECT_EQ(engine().job("third").record.state, JobState::kDone);
 }
 
+TEST_F(EngineQueueTest, DataThatGrewMeanwhileIsReadNoFurtherThanItWas) {
+  rig_.write_data("{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}\n{\"input_ids\": [7, 8]}\nno row");
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kFailed);
+  EXPECT_THAT(second().record.reason, ::testing::HasSubstr("is not what it was when it was submitted"));
+}
+
 TEST_F(EngineQueueTest, ACancelWhileTheDataIsReadEndsTheJob) {
   engine().cancel("first");
   ASSERT_TRUE(until(Phase::kLoading));
