@@ -219,7 +219,8 @@ void Engine::load_job(JobRun& run) {
                                                 now->method->hf_config() != run.record.method));
         if (changed)
           return fail(run, "its data, or its init_adapter, is not what it was when it was submitted");
-        if (now == nullptr) return fail(run, loaded->error);
+        run.shown_only = now == nullptr;
+        if (run.shown_only) return fail(run, loaded->error);
         run.job = std::move(loaded->job);
         run.memory = run.job->memory;
         load_tensors(run);

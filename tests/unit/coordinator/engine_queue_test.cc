@@ -18,6 +18,11 @@ class EngineQueueTest : public ::testing::Test {
   bool until(Phase phase) {
     return rig_.until([&] { return second().phase == phase; });
   }
+  // Once all have ended.
+  JobRecord stored(const std::string& name) {
+    EXPECT_TRUE(rig_.until([&] { return engine().ended(); }));
+    return CheckpointReader(rig_.store()).record(name).value();
+  }
 
   EngineRig rig_{1};
 };
@@ -43,6 +48,17 @@ TEST_F(EngineQueueTest, DataThatChangedMeanwhileFailsTheJobAlone) {
   EXPECT_THAT(second().record.reason, ::testing::HasSubstr("is not what it was when it was submitted"));
   ASSERT_TRUE(rig_.until([&] { return engine().job("third").ended(); }));
   EXPECT_EQ(engine().job("third").record.state, JobState::kDone);
+  EXPECT_EQ(stored("second").state, JobState::kFailed);
+}
+
+TEST_F(EngineQueueTest, AJobWhoseDataIsAwayIsTriedAgainByTheNextStart) {
+  rig_.remove_data();
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kFailed);
+  EXPECT_THAT(second().record.reason, ::testing::HasSubstr("rows.jsonl: cannot open"));
+  EXPECT_EQ(stored("second").state, JobState::kRunning);
+  EXPECT_EQ(stored("second").reason, "");
 }
 
 TEST_F(EngineQueueTest, DataThatGrewMeanwhileIsReadNoFurtherThanItWas) {

@@ -83,6 +83,7 @@ class EngineRig {
   Engine& engine() { return *engine_; }
   HeldStore& store() { return store_; }  // to be read while the engine writes nothing
   void write_data(const std::string& rows) { std::ofstream(folder_.file("rows.jsonl")) << rows; }
+  void remove_data() { std::filesystem::remove(folder_.file("rows.jsonl")); }
   void submit(const std::string& name, int64_t steps, int64_t rank = 2) {
     engine_->submit(prepare(name, steps, rank), std::nullopt);
   }
