@@ -199,6 +199,7 @@ void Engine::load_job(JobRun& run) {
   run.reading = true;
   reads_.submit(
       [this, spec = run.job->spec, data_bytes = run.memory.data_bytes, loaded] {
+        if (stopping_) return;
         try {
           loaded->job = prepare_job(spec, backbone_, data_bytes);
         } catch (const Error& error) {
