@@ -1,12 +1,8 @@
 #include "coordinator/cli/run_folder.h"
 
-#include <signal.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <set>
 
@@ -196,9 +192,7 @@ std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path) {
 }
 
 bool is_running(const std::string& path) {
-  pid_t owner = 0;
-  std::ifstream(path + "/store/OWNER") >> owner;
-  return owner > 0 && (kill(owner, 0) == 0 || errno == EPERM);
+  return is_held(path + "/store");
 }
 
 }  // namespace coppice

@@ -84,7 +84,7 @@ class RunFolderReader {
 };
 std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path);
 
-// Whether the process that last had the folder is alive on this host.
+// Whether a process runs jobs in the folder now.
 bool is_running(const std::string& path);
 
 }  // namespace coppice
