@@ -42,7 +42,9 @@ Engine::Engine(Cluster& cluster, Backend& backend, const Backbone& backbone, KvS
   metrics_.flush();
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  stopping_ = true;
+}
 
 double Engine::seconds() const {
   return steady_seconds() - started_seconds_ + options_.seconds_before;

@@ -18,6 +18,7 @@
 // Thread: main. Errors: poll() throws what ends the run: a rank that is gone (kFailed), a store that cannot
 // be written (kExhausted, kFailed). What concerns one job fails that job.
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -190,7 +191,8 @@ class Engine {
   std::unique_ptr<ShardWorker> own_shard_;  // where there are no ranks for it
   std::vector<int> shard_ranks_;
   StoreThread store_;
-  WriteThread reads_;  // of the data of jobs that have been admitted
+  std::atomic<bool> stopping_ = false;  // or ending: what has not begun to be read need not be
+  WriteThread reads_;                   // of the data of jobs that have been admitted
   std::map<std::string, std::unique_ptr<JobRun>> jobs_;
   // A server keeps all jobs that ever were: what is done often goes through these alone.
   using Jobs = std::set<JobRun*, BySubmission>;
@@ -204,7 +206,6 @@ class Engine {
   uint64_t next_pack_ = 1;
   LineWriter metrics_;
   int64_t next_metric_ = 0;
-  bool stopping_ = false;
   double next_commit_seconds_ = 0;
   int64_t commits_ = 0;
   int shard_commits_ = 0;  // that shards have under way

@@ -304,6 +304,7 @@ void Engine::fail(JobRun& run, const std::string& reason, JobState state) {
   run.record.state = state;
   run.record.reason = reason;
   changed(run);
+  queued_.erase(&run);  // at once: it may have to wait for a commit until it can leave
   if (run.pipeline >= 0) pipelines_[size_t(run.pipeline)].queue.clear(run.name());
   run.phase = Phase::kLeaving;
   run.next_pipeline = -1;
@@ -342,7 +343,6 @@ void Engine::leave(JobRun& run) {
   run.pipeline = -1;
   run.phase = Phase::kEnded;
   running_.erase(&run);
-  queued_.erase(&run);
   room_ = true;
   run.plan.reset();
   run.job.reset();

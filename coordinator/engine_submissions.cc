@@ -145,7 +145,7 @@ void Engine::resume(const std::string& name) {
 }
 
 // In the order of submission. One that must wait lets smaller ones behind it go first, but not for ever, and
-// not from anywhere in a long queue.
+// not from anywhere in a long queue. One that can never fit here is waited for by none.
 void Engine::admit_waiting() {
   if (stopping_) return;
   std::vector<JobMemory> others;
@@ -154,11 +154,13 @@ void Engine::admit_waiting() {
   int left = 0;
   for (auto next = queued_.begin(); next != queued_.end() && left < kMostLookedAt;) {
     JobRun* run = *next++;  // it leaves the queue when it starts
-    if (run->pause_wanted) continue;
+    if (run->pause_wanted || run->never_fits) continue;
     if (first_left != nullptr && first_left->overtaken >= kMostOvertaken) return;
     const FitAnswer answer = fits_now(*run, others);
     if (answer.fit != Fit::kNow) {
       run->record.reason = answer.message;
+      run->never_fits = answer.fit == Fit::kNever;
+      if (run->never_fits) continue;
       if (first_left == nullptr) first_left = run;
       ++left;
       continue;
@@ -186,17 +188,23 @@ void Engine::start(JobRun& run) {
 }
 
 // One that has waited. A job that has gone meanwhile leaves when the reading ends: the memory was its own.
+// It was admitted for the data that it was submitted with: what has grown since is not read to its end.
 void Engine::load_job(JobRun& run) {
   struct Loaded {
     std::unique_ptr<PreparedJob> job;
+    bool grew = false;
     std::string error;
   };
   const auto loaded = std::make_shared<Loaded>();
   run.reading = true;
   reads_.submit(
-      [this, spec = run.job->spec, loaded] {
+      [this, spec = run.job->spec, data_bytes = run.memory.data_bytes, loaded] {
+        if (stopping_) return;
         try {
-          loaded->job = prepare_job(spec, backbone_);
+          loaded->job = prepare_job(spec, backbone_, data_bytes);
+        } catch (const Error& error) {
+          loaded->grew = error.code() == ErrorCode::kExhausted;
+          loaded->error = error.what();
         } catch (const std::bad_alloc&) {
           loaded->error = "there was no memory for its data";
         } catch (const std::exception& error) {
@@ -206,12 +214,14 @@ void Engine::load_job(JobRun& run) {
       [this, &run, loaded](double) {
         run.reading = false;
         if (run.phase != Phase::kLoading) return leave_if_done(run);
-        if (!loaded->error.empty()) return fail(run, loaded->error);
-        const PreparedJob& now = *loaded->job;
-        const bool same = now.data_fingerprint() == run.record.data_fingerprint &&
-                          now.method->hf_config() == run.record.method;
-        if (!same)
+        const PreparedJob* now = loaded->job.get();
+        const bool changed =
+            loaded->grew || (now != nullptr && (now->data_fingerprint() != run.record.data_fingerprint ||
+                                                now->method->hf_config() != run.record.method));
+        if (changed)
           return fail(run, "its data, or its init_adapter, is not what it was when it was submitted");
+        run.shown_only = now == nullptr;
+        if (run.shown_only) return fail(run, loaded->error);
         run.job = std::move(loaded->job);
         run.memory = run.job->memory;
         load_tensors(run);

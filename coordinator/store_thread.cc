@@ -1,9 +1,9 @@
 #include "coordinator/store_thread.h"
 
+#include <exception>
 #include <memory>
+#include <new>
 #include <utility>
-
-#include "common/base/error.h"
 
 namespace coppice {
 
@@ -35,7 +35,9 @@ void StoreThread::submit(std::function<void()> write, std::function<void(const s
       [write = std::move(write), message] {
         try {
           write();
-        } catch (const Error& error) {
+        } catch (const std::bad_alloc&) {
+          *message = "memory has run out";
+        } catch (const std::exception& error) {
           *message = error.what();
         }
       },

@@ -19,8 +19,8 @@ class StoreThread {
   explicit StoreThread(KvStore& store) : writer_(store) {}  // store outlives this; ends what was handed over
 
   void submit(Commit commit);
-  // done: called by poll() or drain() with the message of the Error that write threw, empty where it threw
-  // none.
+  // For what concerns one job. done: called by poll() or drain() with the message of what write threw, empty
+  // where it threw nothing.
   void submit(std::function<void()> write, std::function<void(const std::string& error)> done);
   bool idle() const { return thread_.idle(); }  // nothing is waiting or being written
   struct Durable {

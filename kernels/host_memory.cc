@@ -2,6 +2,7 @@
 
 #include <sanitizer/asan_interface.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,6 +25,15 @@ size_t round_up(size_t bytes, size_t to) {
 
 size_t block_bytes(size_t bytes) {
   return round_up(std::max<size_t>(bytes, 1), HostMemory::kAlignment);
+}
+
+// As much as the machine could ever give. Where the address space is limited (ulimit -v), half of that: the
+// rest of the process, its threads' stacks and its files, needs addresses as well.
+size_t most_range_bytes() {
+  const size_t memory = size_t(::sysconf(_SC_PHYS_PAGES)) * size_t(::sysconf(_SC_PAGESIZE));
+  rlimit limit{};
+  const bool limited = ::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return limited ? std::min<size_t>(2 * memory, limit.rlim_cur / 2) : 2 * memory;
 }
 
 }  // namespace
@@ -91,10 +101,8 @@ void HostMemory::grow(size_t bytes) {
   top_ = end;
 }
 
-// As much as the machine could ever give, less where an address space is limited.
 void HostMemory::reserve() {
-  const size_t memory = size_t(::sysconf(_SC_PHYS_PAGES)) * size_t(::sysconf(_SC_PAGESIZE));
-  for (size_t bytes = round_up(2 * memory, kHugePage); bytes >= kGrowth;
+  for (size_t bytes = round_up(most_range_bytes(), kHugePage); bytes >= kGrowth;
        bytes = round_up(bytes / 2, kHugePage)) {
     void* const found = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (found == MAP_FAILED) continue;

@@ -60,4 +60,13 @@ FolderLock::~FolderLock() {
   ::close(fd_);
 }
 
+// Shared, so that those who look do not see each other; whoever wants the folder meanwhile has patience.
+bool is_held(const std::string& folder) {
+  const int fd = ::open((folder + "/OWNER").c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool held = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(fd);
+  return held;
+}
+
 }  // namespace coppice

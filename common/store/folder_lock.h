@@ -19,4 +19,8 @@ class FolderLock {
   int fd_ = -1;
 };
 
+// Whether a process has it now; the process id in OWNER may be another's by now. Only looks. False where
+// there is no OWNER that can be read.
+bool is_held(const std::string& folder);
+
 }  // namespace coppice

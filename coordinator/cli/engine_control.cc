@@ -1,6 +1,7 @@
 #include "coordinator/cli/engine_control.h"
 
 #include <algorithm>
+#include <exception>
 #include <new>
 #include <utility>
 
@@ -17,10 +18,20 @@ constexpr size_t kTogether = 4;        // that are prepared at a time
 
 EngineControl::EngineControl(Engine& engine, const Backbone& backbone)
     : engine_(engine), backbone_(backbone) {
-  for (size_t i = 0; i < kTogether; ++i) threads_.emplace_back([this] { prepare_all(); });
+  try {
+    for (size_t i = 0; i < kTogether; ++i) threads_.emplace_back([this] { prepare_all(); });
+  } catch (const std::exception& error) {  // those that there are must end before they are destroyed
+    end_threads();
+    throw Error(ErrorCode::kExhausted, fmt::format("{} threads that read submissions cannot be started: {}",
+                                                   kTogether, error.what()));
+  }
 }
 
 EngineControl::~EngineControl() {
+  end_threads();
+}
+
+void EngineControl::end_threads() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -24,6 +24,7 @@ namespace coppice {
 
 class EngineControl : public JobControl {
  public:
+  // Throws kExhausted where the system gives it no threads.
   EngineControl(Engine& engine, const Backbone& backbone);
   ~EngineControl() override;
 
@@ -45,6 +46,7 @@ class EngineControl : public JobControl {
     std::optional<Error> error;
     int64_t reserved_bytes = 0;
   };
+  void end_threads();
   void hand_over();
   void prepare_all();
   bool stopping() const;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 
 #include "common/base/error.h"
 #include "coordinator/cli/job_table.h"
@@ -55,7 +54,7 @@ std::vector<bool> look_at_folder(const Jobs& jobs, const RunOptions& options, Se
   const std::string& path = options.session.output;
   std::vector<bool> ended(jobs.size(), false);
   check_run_folder(path);
-  if (!std::filesystem::exists(path + "/store/CURRENT")) return ended;
+  if (!has_store(path)) return ended;
   if (options.dry_run && is_running(path)) {
     throw Error(ErrorCode::kBusy, fmt::format("--output {}: another process runs jobs there", path));
   }

@@ -1,12 +1,8 @@
 #include "coordinator/cli/run_folder.h"
 
-#include <signal.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <set>
 
@@ -28,7 +24,26 @@ std::string hex(uint64_t value) {
   return fmt::format("{:016x}", value);
 }
 
+using std::filesystem::file_type;
+
+// named: what is at fault where the file system cannot say, because a name is too long or a folder may not be
+// searched.
+file_type type_of(const std::string& path, const std::string& named) {
+  std::error_code error;
+  const file_type type = std::filesystem::status(path, error).type();
+  if (type == file_type::none) throw invalid("{}: {}", named, error.message());
+  return type;
+}
+
+bool has(const std::string& output, const std::string& name) {
+  return type_of(output + name, "--output " + output) != file_type::not_found;
+}
+
 }  // namespace
+
+bool has_store(const std::string& path) {
+  return has(path, "/store/CURRENT");
+}
 
 std::string shard_folder(const std::string& run_folder, int shard) {
   return fmt::format("{}/store/shard-{}", run_folder, shard);
@@ -54,7 +69,7 @@ void require_same_machine(const JobRecord& record, const Backbone& backbone, con
 
 std::optional<std::string> recorded_dtype(const std::string& path,
                                           const std::function<bool(const JobRecord&)>& matters) {
-  if (!std::filesystem::exists(path + "/store/CURRENT")) return std::nullopt;
+  if (!has_store(path)) return std::nullopt;
   std::set<std::string> all, of_those;
   for (const JobRecord& record : open_run_folder(path)->checkpoints().records()) {
     all.insert(record.dtype);
@@ -66,9 +81,10 @@ std::optional<std::string> recorded_dtype(const std::string& path,
 }
 
 void check_run_folder(const std::string& path) {
-  if (std::filesystem::exists(path) && !std::filesystem::is_directory(path))
+  const file_type type = type_of(path, "--output " + path);
+  if (type != file_type::directory && type != file_type::not_found)
     throw invalid("--output {}: is no folder", path);
-  if (std::filesystem::exists(path + "/metrics.jsonl") && !std::filesystem::exists(path + "/store/CURRENT")) {
+  if (has(path, "/metrics.jsonl") && !has_store(path)) {
     throw invalid(
         "--output {}: has a metrics.jsonl, but no store/: it is no run folder, and the file would be lost",
         path);
@@ -190,15 +206,13 @@ RunFolderReader::RunFolderReader(const std::string& path)
       checkpoints_(*store_, shards_.stores()) {}
 
 std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path) {
-  if (!std::filesystem::is_directory(path + "/store"))
+  if (type_of(path + "/store", path) != file_type::directory)
     throw not_found("{}: is no run folder (it has no store/)", path);
   return std::make_unique<RunFolderReader>(path);
 }
 
 bool is_running(const std::string& path) {
-  pid_t owner = 0;
-  std::ifstream(path + "/store/OWNER") >> owner;
-  return owner > 0 && (kill(owner, 0) == 0 || errno == EPERM);
+  return is_held(path + "/store");
 }
 
 }  // namespace coppice

@@ -58,7 +58,11 @@ class RunFolder {
   std::map<std::string, StoredJob> jobs_;
 };
 
-// Throws kInvalid where a folder is there that is none of a run, and would be overwritten.
+// Whether a run has been in the folder that --output names. Throws kInvalid where that cannot be said.
+bool has_store(const std::string& path);
+
+// Throws kInvalid where a folder is there that is none of a run, and would be overwritten, or that cannot be
+// looked at.
 void check_run_folder(const std::string& path);
 
 // Throws kInvalid where a job that the folder at path knows is not the one that is submitted now, or cannot
@@ -84,7 +88,7 @@ class RunFolderReader {
 };
 std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path);
 
-// Whether the process that last had the folder is alive on this host.
+// Whether a process runs jobs in the folder now.
 bool is_running(const std::string& path);
 
 }  // namespace coppice

@@ -165,6 +165,19 @@ def test_an_unwritable_folder(coppice, files):
     one_line(coppice("run", files.path, "--output", files.output), str(files.output))
 
 
+@pytest.mark.parametrize("flags", [(), ("--dry-run",), ("--dtype", "float32")])
+def test_output_of_a_name_that_is_too_long(coppice, files, flags):
+    output = files.folder / ("x" * 300)
+    one_line(coppice("run", files.write(), "--output", output, *flags), f"--output {output}: File name too long")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may search everywhere")
+def test_output_in_a_folder_that_may_not_be_searched(coppice, files):
+    (files.folder / "closed").mkdir(mode=0o600)
+    output = files.folder / "closed" / "out"
+    one_line(coppice("run", files.write(), "--output", output), f"--output {output}: Permission denied")
+
+
 def test_output_that_is_a_file(coppice, files):
     files.write()
     files.output.write_text("a file")
@@ -174,6 +187,7 @@ def test_output_that_is_a_file(coppice, files):
 def test_folders_that_are_none(coppice, files, tmp_path):
     one_line(coppice("jobs", tmp_path / "nowhere"), "nowhere")
     one_line(coppice("export", tmp_path / "nowhere", "tone", tmp_path / "out"), "nowhere")
+    one_line(coppice("jobs", tmp_path / ("x" * 300)), "xxx: File name too long")
     files.write()
     assert coppice("run", files.path, "--output", files.output).returncode == 0
     one_line(coppice("export", files.output, "pitch", tmp_path / "out"), "pitch", "tone")

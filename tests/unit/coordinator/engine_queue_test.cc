@@ -18,6 +18,11 @@ class EngineQueueTest : public ::testing::Test {
   bool until(Phase phase) {
     return rig_.until([&] { return second().phase == phase; });
   }
+  // Once all have ended.
+  JobRecord stored(const std::string& name) {
+    EXPECT_TRUE(rig_.until([&] { return engine().ended(); }));
+    return CheckpointReader(rig_.store()).record(name).value();
+  }
 
   EngineRig rig_{1};
 };
@@ -43,6 +48,25 @@ TEST_F(EngineQueueTest, DataThatChangedMeanwhileFailsTheJobAlone) {
   EXPECT_THAT(second().record.reason, ::testing::HasSubstr("is not what it was when it was submitted"));
   ASSERT_TRUE(rig_.until([&] { return engine().job("third").ended(); }));
   EXPECT_EQ(engine().job("third").record.state, JobState::kDone);
+  EXPECT_EQ(stored("second").state, JobState::kFailed);
+}
+
+TEST_F(EngineQueueTest, AJobWhoseDataIsAwayIsTriedAgainByTheNextStart) {
+  rig_.remove_data();
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kFailed);
+  EXPECT_THAT(second().record.reason, ::testing::HasSubstr("rows.jsonl: cannot open"));
+  EXPECT_EQ(stored("second").state, JobState::kRunning);
+  EXPECT_EQ(stored("second").reason, "");
+}
+
+TEST_F(EngineQueueTest, DataThatGrewMeanwhileIsReadNoFurtherThanItWas) {
+  rig_.write_data("{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}\n{\"input_ids\": [7, 8]}\nno row");
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kFailed);
+  EXPECT_THAT(second().record.reason, ::testing::HasSubstr("is not what it was when it was submitted"));
 }
 
 TEST_F(EngineQueueTest, ACancelWhileTheDataIsReadEndsTheJob) {
@@ -54,12 +78,46 @@ TEST_F(EngineQueueTest, ACancelWhileTheDataIsReadEndsTheJob) {
   ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
 }
 
+TEST_F(EngineQueueTest, ACancelWhileACommitOfItIsWrittenEndsAJobThatWaits) {
+  const JobRun& first = engine().job("first");
+  ASSERT_TRUE(rig_.until([&] { return first.phase == Phase::kStepping && !first.saving; }));
+  rig_.store().hold(true);
+  engine().pause("second");
+  engine().resume("second");  // a change, to be committed
+  engine().when_durable({"second"}, [] {});
+  ASSERT_TRUE(rig_.until([&] { return second().saving; }));
+  engine().cancel("first");  // there is room now
+  engine().cancel("second");
+  ASSERT_TRUE(rig_.until([&] { return first.ended(); }));
+  engine().poll();
+  rig_.store().hold(false);
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kCancelled);
+  EXPECT_EQ(second().head.version, 0);
+  EXPECT_TRUE(rig_.until([&] { return engine().ended(); }));
+}
+
 TEST_F(EngineQueueTest, AStopLeavesThoseThatWaitAsTheyAre) {
   engine().request_stop();
   ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
   EXPECT_EQ(second().phase, Phase::kQueued);
   EXPECT_EQ(second().durable_state, JobState::kQueued);
   EXPECT_FALSE(second().unsaved());
+}
+
+// As after a restart with less memory.
+TEST(EngineQueue, JobsThatCanNeverFitHoldUpNoOther) {
+  EngineRig rig{1};
+  constexpr int64_t kRankTooHigh = 64;
+  for (int i = 0; i < 40; ++i) rig.submit("large" + std::to_string(i), 1, kRankTooHigh);
+  rig.submit("small", 1);
+  rig.submit("smaller", 1);  // when the one before it has left
+  ASSERT_TRUE(rig.until([&] { return rig.engine().job("smaller").ended(); }));
+  EXPECT_EQ(rig.engine().job("small").record.state, JobState::kDone);
+  EXPECT_EQ(rig.engine().job("smaller").record.state, JobState::kDone);
+  EXPECT_EQ(rig.engine().job("large39").phase, Phase::kQueued);
+  EXPECT_THAT(rig.engine().job("large39").record.reason,
+              ::testing::HasSubstr("large39 does not fit: it needs"));
 }
 
 }  // namespace

@@ -1,12 +1,14 @@
 #pragma once
-// An engine with one stage in this process, on a tiny backbone and a store in memory, with room for a given
-// number of small jobs at a time.
+// An engine with one stage in this process, on a tiny backbone and a store in memory whose writes can be held
+// up, with room for a given number of small jobs at a time.
 
 #include <gtest/gtest.h>
 #include <time.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <thread>
 
 #include "coordinator/engine.h"
@@ -21,6 +23,34 @@ inline double processor_seconds() {
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
 }
+
+// A disk that takes its time: while it is held, a write waits.
+class HeldStore : public KvStore {
+ public:
+  void hold(bool held) {
+    {
+      std::lock_guard lock(mutex_);
+      held_ = held;
+    }
+    changed_.notify_all();
+  }
+  std::optional<std::string> get(std::string_view key) const override { return store_->get(key); }
+  void scan(std::string_view prefix,
+            const std::function<bool(std::string_view key, std::string_view value)>& visit) const override {
+    store_->scan(prefix, visit);
+  }
+  void write(const Batch& batch, bool sync) override {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !held_; });
+    store_->write(batch, sync);
+  }
+
+ private:
+  std::unique_ptr<KvStore> store_ = make_memory_store();
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool held_ = false;  // guarded by mutex_
+};
 
 class EngineRig {
  public:
@@ -44,13 +74,19 @@ class EngineRig {
     const auto example = prepare("example", 1);
     model.limit_bytes = model.total_bytes(std::vector<JobMemory>(size_t(running), example->memory));
     options.hosts = {model};
-    engine_ = std::make_unique<Engine>(cluster_, *device_.backend, backbone_, *store_, std::move(options));
+    engine_ = std::make_unique<Engine>(cluster_, *device_.backend, backbone_, store_, std::move(options));
     engine_->on_event([this](const JobEvent& event) { steps_ += event.kind == JobEvent::Kind::kStep; });
   }
 
+  ~EngineRig() { store_.hold(false); }
+
   Engine& engine() { return *engine_; }
+  HeldStore& store() { return store_; }  // to be read while the engine writes nothing
   void write_data(const std::string& rows) { std::ofstream(folder_.file("rows.jsonl")) << rows; }
-  void submit(const std::string& name, int64_t steps) { engine_->submit(prepare(name, steps), std::nullopt); }
+  void remove_data() { std::filesystem::remove(folder_.file("rows.jsonl")); }
+  void submit(const std::string& name, int64_t steps, int64_t rank = 2) {
+    engine_->submit(prepare(name, steps, rank), std::nullopt);
+  }
   // Until what is asked for is so, at most ten seconds.
   template <typename Condition>
   bool until(const Condition& condition) {
@@ -87,9 +123,9 @@ class EngineRig {
     if (!cluster_.poll() && !worked) std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
 
-  std::unique_ptr<PreparedJob> prepare(const std::string& name, int64_t steps) const {
+  std::unique_ptr<PreparedJob> prepare(const std::string& name, int64_t steps, int64_t rank = 2) const {
     const Json job = {{"name", name},
-                      {"method", {{"peft_type", "LORA"}, {"r", 2}, {"target_modules", "all-linear"}}},
+                      {"method", {{"peft_type", "LORA"}, {"r", rank}, {"target_modules", "all-linear"}}},
                       {"data", {{"train", folder_.file("rows.jsonl")}}},
                       {"train", {{"max_steps", steps}, {"per_device_train_batch_size", 1}}}};
     const Json file = {{"backbone", tiny_.folder()}, {"jobs", {job}}};
@@ -101,7 +137,7 @@ class EngineRig {
   Device device_{{"cpu", "float32", 1, nullptr}};
   Cluster cluster_{device_, {}};
   Backbone backbone_;
-  std::unique_ptr<KvStore> store_ = make_memory_store();
+  HeldStore store_;
   std::unique_ptr<Engine> engine_;
   int64_t steps_ = 0;
 };

@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
 #include <utility>
 #include <vector>
 
@@ -98,6 +102,30 @@ TEST(HostMemoryTest, PagesStayWhileAnyBlockIsInUse) {
   EXPECT_EQ(memory.take(4096), small);
   *small = std::byte(2);
   memory.give_back(small, 4096);
+}
+
+size_t address_space_in_use() {
+  size_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * size_t(::sysconf(_SC_PAGESIZE));
+}
+
+// Limits of which none is a power of two of another, so that no machine's memory halves into all of them.
+TEST(HostMemoryTest, LeavesOthersHalfOfALimitedAddressSpace) {
+  constexpr size_t kOwn = 256 * kMebi;  // of the program
+  if (address_space_in_use() > kOwn) GTEST_SKIP() << "a sanitizer takes more than there is to share";
+  for (const size_t mebi : {3072, 4096, 5120}) {
+    const auto child = [mebi] {
+      const rlimit limit{mebi * kMebi, mebi * kMebi};
+      if (::setrlimit(RLIMIT_AS, &limit) != 0) std::exit(2);
+      HostMemory memory("test");
+      memory.give_back(memory.take(kMebi), kMebi);
+      const size_t others = mebi * kMebi / 2 - kOwn;
+      void* const other = ::mmap(nullptr, others, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      std::exit(other == MAP_FAILED ? 1 : 0);
+    };
+    EXPECT_EXIT(child(), ::testing::ExitedWithCode(0), "") << mebi << " MiB";
+  }
 }
 
 TEST(HostMemoryTest, BlocksInUseNeverOverlap) {

@@ -181,6 +181,18 @@ TEST_F(RecordedDtypeTest, IsThatOfTheJobsThatGoOn) {
   EXPECT_EQ(recorded("a new job"), std::nullopt);
 }
 
+TEST_F(RunFolderTest, RunsWhileItsStoreIsHeldWhoeverOwnerNames) {
+  EXPECT_FALSE(is_running(folder_.path()));
+  {
+    RunFolder folder(folder_.path());
+    EXPECT_TRUE(is_running(folder_.path()));
+    EXPECT_TRUE(is_running(folder_.path()));
+  }
+  // OWNER names this process, which lives.
+  EXPECT_FALSE(is_running(folder_.path()));
+  const FolderLock mine(folder_.path() + "/store");  // is_running has let go
+}
+
 TEST_F(RunFolderTest, AFolderWithoutAStoreIsNone) {
   EXPECT_EQ(error_of([&] { open_run_folder(folder_.path()); }).code(), ErrorCode::kNotFound);
 }
