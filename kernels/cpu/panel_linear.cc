@@ -24,9 +24,9 @@ namespace HWY_NAMESPACE {
 namespace {
 
 void multiply_floats(int64_t rows, int64_t cols, int64_t depth, const float* a, int64_t a_stride,
-                     const float* b, float* c, int64_t c_stride, bool go_on, const Ahead& ahead) {
+                     const float* b, float* c, int64_t c_stride, bool add, const Ahead& ahead) {
   multiply(rows, cols, depth, {a, a_stride, 1}, b, cols, c, c_stride, 1,
-           go_on ? Store::kGoOn : Store::kOverwrite, ahead);
+           add ? Store::kAccumulate : Store::kOverwrite, ahead);
 }
 
 // from: [inputs, outputs] of a panel, dense. to: [outputs, inputs], dense.
@@ -84,8 +84,9 @@ HWY_EXPORT(turn_floats);
 HWY_EXPORT(turn_pairs);
 
 constexpr int64_t kRowBlock = 128;  // rows whose part of the depth stays in the second-level cache
-constexpr int64_t kUnits =
-    480;  // of the depth that are summed at a time: whole panels, where they are turned
+// Of the depth that are summed at a time, each part from zero, which also rounds less than one long chain:
+// whole panels, where they are turned.
+constexpr int64_t kUnits = 480;
 constexpr int64_t kPanelsATask = 4;  // which pass over the rows together
 constexpr int64_t kStrip = 8;        // rows of a register tile: what is called for ahead is spread over them
 
@@ -244,7 +245,7 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
     }
     for (int64_t unit = 0; unit < units; unit += kUnits) {
       const int64_t count = std::min(kUnits, units - unit);
-      const bool go_on = unit > 0 || accumulate || !bias.empty();
+      const bool add = unit > 0 || accumulate || !bias.empty();
       const std::byte* parts[kPanelsATask];
       for (int64_t row = begin; row < end; row += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, end - row);
@@ -266,11 +267,11 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
             multiply_pairs(rows, width, count,
                            {reinterpret_cast<const Pair*>(packed.data()) + row * units + unit, units, 1},
                            reinterpret_cast<const Pair*>(parts[p - first]), width, to, y.stride, 1,
-                           go_on ? PairStore::kGoOn : PairStore::kOverwrite, ahead);
+                           add ? PairStore::kAccumulate : PairStore::kOverwrite, ahead);
           } else {
             HWY_DYNAMIC_DISPATCH(multiply_floats)
             (rows, width, count, f32_row(x, row) + unit, x.stride,
-             reinterpret_cast<const float*>(parts[p - first]), to, y.stride, go_on, ahead);
+             reinterpret_cast<const float*>(parts[p - first]), to, y.stride, add, ahead);
           }
         }
       }

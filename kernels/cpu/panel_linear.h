@@ -25,9 +25,9 @@ class PanelLinear {
   std::unique_ptr<FrozenWeight> prepare(const TensorView& weight, DType compute);
   static size_t weight_bytes(int64_t out, int64_t in, DType compute);
   static bool made(const FrozenWeight& weight);  // by prepare()
-  // y = x W^T + bias, sums beginning with the bias; bias may be empty.
+  // y = x W^T + bias; bias may be empty.
   void forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y);
-  // dx = dy W, or dx += dy W: then the sums begin with what stands in dx.
+  // dx = dy W, or dx += dy W.
   void backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate);
   // As Backend::weight_rows.
   void rows(const FrozenWeight& weight, Matrix indices, Matrix rows);
