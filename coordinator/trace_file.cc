@@ -1,6 +1,8 @@
 #include "coordinator/trace_file.h"
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 
 #include "common/base/error.h"
 #include "common/io/json.h"
@@ -29,7 +31,21 @@ std::string arguments_of(const TraceSpan& span) {
 
 }  // namespace
 
-TraceFile::TraceFile(const std::string& path) : lines_(path) {
+namespace {
+
+// What is written over may be a trace of before, and nothing else.
+const std::string& checked(const std::string& path) {
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(path, none)) return path;
+  const int first = std::ifstream(path).get();
+  if (first != std::ifstream::traits_type::eof() && first != '[')
+    throw invalid("--trace {}: holds something that is no trace; a new file or a trace is accepted", path);
+  return path;
+}
+
+}  // namespace
+
+TraceFile::TraceFile(const std::string& path) : lines_(checked(path)) {
   lines_.write("[");
 }
 

@@ -42,6 +42,8 @@ rocksdb::Options store_options() {
   options.write_buffer_size = 16 << 20;
   options.max_write_buffer_number = 2;
   options.max_background_jobs = 2;
+  // By the caller alone: RocksDB does not live through a system that has no thread to give.
+  options.max_file_opening_threads = 1;
   // Files are as large as what is in them.
   options.allow_fallocate = false;
   options.max_manifest_file_size = 64 << 10;

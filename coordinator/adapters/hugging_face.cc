@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kConfigFile = "adapter_config.json";
 constexpr std::string_view kModelFile = "adapter_model.safetensors";
-// What peft adds beside the two when it saves.
+// What peft adds beside the two when it saves. The user may have written in it: it stays.
 constexpr std::array<std::string_view, 1> kOtherFiles = {"README.md"};
 
 // Keys that say where an adapter came from or who wrote it, not what it computes.
@@ -164,6 +164,10 @@ void export_adapter(const std::string& folder, const MethodConfig& config, const
   write_folder_atomically(folder, [&](const std::string& temporary) {
     write_file_atomically(file_in(temporary, kConfigFile), text);
     write_safetensors(file_in(temporary, kModelFile), views);
+    for (const std::string_view name : kOtherFiles) {
+      const std::string there = file_in(folder, name);
+      if (exists(there)) write_file_atomically(file_in(temporary, name), read_file(there));
+    }
   });
 }
 

@@ -58,6 +58,9 @@ Tensor random_tensor(const std::string& name, const Shape& shape) {
 }  // namespace
 
 void write_random_backbone(const std::string& folder, const std::string& shape_text) {
+  std::error_code error;
+  if (std::filesystem::exists(folder, error) && !std::filesystem::is_empty(folder, error))
+    throw invalid("--write-backbone {}: is there already; a new folder or an empty one is accepted", folder);
   auto shape = read_shape(shape_text);
   if (shape["hidden"] % shape["heads"] != 0)
     throw invalid("--shape has hidden {} and heads {}; a multiple is accepted", shape["hidden"],

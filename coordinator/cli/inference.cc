@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/base/error.h"
+#include "common/io/files.h"
 #include "coordinator/adapters/hugging_face.h"
 
 namespace coppice {
@@ -33,7 +34,7 @@ void Inference::load() {
 
 void print(std::string_view text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw failed("stdout: {}", std::strerror(errno));
+    throw system_error("standard output", "cannot write", errno);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "coordinator/cli/jobs.h"
 
 #include <cstdio>
+#include <filesystem>
 
 #include "common/base/error.h"
 #include "coordinator/adapters/hugging_face.h"
@@ -42,6 +43,11 @@ int export_job(const std::string& folder, const std::string& job, const std::str
     for (const JobRecord& other : reader.records()) known += (known.empty() ? "" : ", ") + other.name;
     throw not_found("{}: has no job {}; it has {}", folder, job, known.empty() ? "none" : known);
   }
+  const std::filesystem::path parent = std::filesystem::absolute(out).lexically_normal().parent_path();
+  std::error_code none;
+  if (std::filesystem::equivalent(parent, folder + "/adapters", none))
+    throw invalid("{}: the adapters of {} are written by its runs; a folder elsewhere is accepted", out,
+                  folder);
   if (!reader.head(job)) throw not_found("{}: job {} has no committed step yet", folder, job);
   const BackboneConfig backbone = read_backbone_config(record->backbone);
   const auto method = configure_method(record->method, backbone, "method");

@@ -1,15 +1,20 @@
 // The `coppice` program: reads the command line, runs a command, and turns what went wrong into one line and
 // an exit status.
 
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include <CLI/CLI.hpp>
 
 #include "common/base/error.h"
+#include "common/io/files.h"
 #include "common/transport/mpi.h"
 #include "coordinator/cli/bench.h"
 #include "coordinator/cli/control.h"
@@ -300,13 +305,23 @@ int exit_status(ErrorCode code) {
 }  // namespace coppice
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may grow no more is an error of its write
   try {
-    return coppice::Program(argc, argv).main(argc, argv);
+    const int status = coppice::Program(argc, argv).main(argc, argv);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      throw coppice::system_error("standard output", "cannot write", errno);
+    return status;
   } catch (const coppice::Error& error) {
     std::fprintf(stderr, "coppice: %s\n", error.what());
     return coppice::exit_status(error.code());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "coppice: memory has run out\n");
+    return coppice::kBadInput;
+  } catch (const std::filesystem::filesystem_error& error) {
+    std::fprintf(stderr, "coppice: %s: %s\n", error.path1().c_str(), error.code().message().c_str());
+    return coppice::kBadInput;
+  } catch (const std::system_error& error) {  // of a thread that cannot be made
+    std::fprintf(stderr, "coppice: the system gives no thread or no memory: %s\n", error.what());
     return coppice::kBadInput;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "coppice: %s\n", error.what());

@@ -81,6 +81,7 @@ std::optional<std::string> recorded_dtype(const std::string& path,
 }
 
 void check_run_folder(const std::string& path) {
+  if (path.empty()) throw invalid("--output is empty; the name of a folder is accepted");
   const file_type type = type_of(path, "--output " + path);
   if (type != file_type::directory && type != file_type::not_found)
     throw invalid("--output {}: is no folder", path);
