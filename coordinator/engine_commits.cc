@@ -10,11 +10,13 @@ namespace coppice {
 namespace {
 
 constexpr size_t kMostTogether = 16;  // commits at once: each holds a copy of its job's state
+constexpr double kPauses =
+    20;  // as long as a commit, of which RocksDB computes as much again on threads of its own
 
 }  // namespace
 
 // Jobs that somebody waits for, or that wait for their own commit, go together and at once. Otherwise the
-// newest version of the job that was committed longest ago, and between two a pause of ten times what the
+// newest version of the job that was committed longest ago, and between two a pause of twenty times what the
 // last one took, so that commits cost the steps little.
 bool Engine::commit_some() {
   if (!store_.idle() || shard_commits_ > 0) return false;
@@ -134,7 +136,7 @@ void Engine::take_durable() {
         for (int rank : shard_ranks_) to_shard(rank, make_message(proto::RELEASE_VERSIONS, older));
       }
     }
-    next_commit_seconds_ = std::max(next_commit_seconds_, seconds() + 10 * took);
+    next_commit_seconds_ = std::max(next_commit_seconds_, seconds() + kPauses * took);
     note_span("commit", steady_seconds() - took, run);
     if (run.phase == Phase::kFinishing && !run.unsaved()) fetch(run);
     if (run.phase == Phase::kWaiting && !stopping_) advance(run);
