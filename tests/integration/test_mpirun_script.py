@@ -51,7 +51,9 @@ def test_a_host_file(environment, files):
 def test_it_stops_in_order(environment, files, number):
     files.job["train"]["max_steps"] = 100000
     command = [str(SCRIPT), str(files.write()), str(files.output), "--stages", "2", "--progress", "none"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # Where the tests themselves run in the background, SIGINT is ignored, and a shell cannot trap what was ignored.
+    default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=default)
     try:
         metrics = files.output / "metrics.jsonl"
         while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 0):
