@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Many short jobs on one server, given by many clients at once, against few long ones: tokens/s and memory.
 
-    many_jobs.py [--program build/coppice] [--jobs 200] [--clients 20] [--few 8] [--steps 10] [--pairs 2] [--at-least 0.9]
+    many_jobs.py [--program build/coppice] [--jobs 200] [--clients 20] [--few 8] [--steps 6] [--pairs 2] [--at-least 0.9]
 
 Each pair runs --few jobs and then --jobs jobs on a fresh server with the demo's backbone and data; both train on the same number of
 steps in all, of the same kinds in turn. Every client is `coppice submit`, one job after the other, and all clients begin together.
@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--few", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=10, help="of each of the many jobs")
+    parser.add_argument("--steps", type=int, default=6, help="of each of the many jobs")
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--at-least", type=float, default=0.9)
     arguments, flags = parser.parse_known_args()

@@ -11,40 +11,25 @@
 #include <vector>
 
 #include "common/base/random.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "tests/unit/kernels/cpu/linear_testing.h"
 
 namespace coppice {
 namespace {
 
-std::vector<float> whole_numbers(int64_t count, uint64_t key) {
-  std::vector<float> values(size_t(count), 0.0f);
-  Random random(key);
-  for (float& value : values) value = std::floor(float(random.uniform()) * 17) - 8;
-  return values;
-}
-
 class OnednnLinearTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (backend_->instruction_set().find("avx512") == std::string::npos)
-      GTEST_SKIP() << "oneDNN has no bfloat16 on " << backend_->instruction_set();
+    if (backend_.instruction_set().find("avx512") == std::string::npos)
+      GTEST_SKIP() << "oneDNN has no bfloat16 on " << backend_.instruction_set();
   }
   Matrix put(const std::vector<float>& values, int64_t rows, int64_t cols) {
-    buffers_.push_back(backend_->allocate(values.size() * sizeof(float)));
-    const Matrix matrix = buffers_.back().matrix(rows, cols);
-    backend_->upload(values.data(), matrix);
-    return matrix;
+    return matrices_.put(values, rows, cols);
   }
-  std::vector<float> get(Matrix matrix) {
-    std::vector<float> values(size_t(matrix.size()));
-    backend_->download(matrix, values.data());
-    return values;
-  }
+  std::vector<float> get(Matrix matrix) { return matrices_.get(matrix); }
 
-  ThreadPool pool_{2};
-  std::unique_ptr<Backend> backend_ = make_cpu_backend(pool_);
-  OnednnLinear linear_{*backend_, pool_};
-  std::vector<Buffer> buffers_;
+  LinearMatrices matrices_{2};
+  Backend& backend_ = *matrices_.backend;
+  OnednnLinear linear_{backend_, matrices_.pool};
 };
 
 TEST_F(OnednnLinearTest, BothDirectionsAreTheWeight) {

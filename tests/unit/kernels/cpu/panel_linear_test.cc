@@ -9,39 +9,22 @@
 #include <cmath>
 #include <vector>
 
-#include "common/base/random.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "tests/unit/kernels/cpu/linear_testing.h"
 
 namespace coppice {
 namespace {
 
-// Whole numbers, whose sums are exact in any order.
-std::vector<float> whole_numbers(int64_t count, uint64_t key) {
-  std::vector<float> values(size_t(count), 0.0f);
-  Random random(key);
-  for (float& value : values) value = std::floor(float(random.uniform()) * 17) - 8;
-  return values;
-}
-
 class PanelLinearTest : public ::testing::TestWithParam<std::tuple<DType, int>> {
  protected:
   Matrix put(const std::vector<float>& values, int64_t rows, int64_t cols) {
-    buffers_.push_back(backend_->allocate(values.size() * sizeof(float)));
-    const Matrix matrix = buffers_.back().matrix(rows, cols);
-    backend_->upload(values.data(), matrix);
-    return matrix;
+    return matrices_.put(values, rows, cols);
   }
-  std::vector<float> get(Matrix matrix) {
-    std::vector<float> values(size_t(matrix.size()));
-    backend_->download(matrix, values.data());
-    return values;
-  }
+  std::vector<float> get(Matrix matrix) { return matrices_.get(matrix); }
 
   const DType compute_ = std::get<0>(GetParam());
-  ThreadPool pool_{std::get<1>(GetParam())};
-  std::unique_ptr<Backend> backend_ = make_cpu_backend(pool_);
-  PanelLinear linear_{*backend_, pool_};
-  std::vector<Buffer> buffers_;
+  LinearMatrices matrices_{std::get<1>(GetParam())};
+  Backend& backend_ = *matrices_.backend;
+  PanelLinear linear_{backend_, matrices_.pool};
 };
 
 TEST_P(PanelLinearTest, BothDirectionsOfOneCopyAreTheWeight) {
@@ -73,7 +56,7 @@ TEST_P(PanelLinearTest, BothDirectionsOfOneCopyAreTheWeight) {
           ASSERT_EQ(got_dx[size_t(r * in + i)], sum) << rows << " rows: row " << r << ", input " << i;
         }
       }
-      buffers_.clear();
+      matrices_.buffers.clear();
     }
   }
 }
@@ -91,8 +74,8 @@ TEST_P(PanelLinearTest, RowsOfAnExactWeightAreThoseItWasGiven) {
   const auto weight = linear_.prepare({DType::kF32, {out, in}, std::as_bytes(std::span(w))}, compute_);
   ASSERT_TRUE(weight->exact());
   const std::vector<int32_t> wanted = {0, 100, 47, 48, 95, 96, 48, 1};
-  const Buffer indices = backend_->allocate(wanted.size() * sizeof(int32_t));
-  backend_->upload(wanted.data(), indices.matrix(int64_t(wanted.size()), 1, DType::kI32));
+  const Buffer indices = backend_.allocate(wanted.size() * sizeof(int32_t));
+  backend_.upload(wanted.data(), indices.matrix(int64_t(wanted.size()), 1, DType::kI32));
   const Matrix rows = put(std::vector<float>(wanted.size() * size_t(in), NAN), int64_t(wanted.size()), in);
   linear_.rows(*weight, indices.matrix(int64_t(wanted.size()), 1, DType::kI32), rows);
   const std::vector<float> got = get(rows);
