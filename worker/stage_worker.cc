@@ -31,8 +31,9 @@ StageWorker::StageWorker(Transport& transport, Backend& backend, Stage& stage, c
     : transport_(transport), backend_(backend), stage_(stage), ranks_(ranks), trace_(trace) {}
 
 bool StageWorker::work() {
-  const bool backward = backward_ready();
-  if (!backward && !forward_ready()) return false;
+  const bool forward = forward_ready() && (next_runs_dry() || !backward_ready());
+  const bool backward = !forward && backward_ready();
+  if (!forward && !backward) return false;
   const uint64_t pack = backward ? backwards_.front() : forwards_.front();
   const double begin = steady_seconds();
   backward ? run_backward() : run_forward();
@@ -100,6 +101,7 @@ void StageWorker::take_rows(Message& message) {
   }
   InFlight& pack = packs_[header.pack()];
   (header.backward() ? pack.backward_rows : pack.forward_rows) = std::move(rows);
+  if (header.backward()) --at_next_;
 }
 
 StageWorker::Job& StageWorker::job(const std::string& name, const std::string& method) {
@@ -187,6 +189,11 @@ bool StageWorker::forward_ready() const {
   return (!ranks_.previous || pack.forward_rows.has_value()) && versions_in_place(pack.plan);
 }
 
+// It needs one pack to work on, and another when it has done that.
+bool StageWorker::next_runs_dry() const {
+  return ranks_.next && at_next_ < 2;
+}
+
 bool StageWorker::versions_in_place(const PackPlan& plan) const {
   for (size_t i = 0; i < plan.pack.segments.size(); ++i) {
     if (!plan.adapter_here[i]) continue;
@@ -217,6 +224,7 @@ void StageWorker::run_forward() {
   }
   if (ranks_.next) {
     send_rows(*ranks_.next, id, false, std::move(rows));
+    if (backward_reaches(pack.plan)) ++at_next_;
   } else {
     run_loss(pack, rows);
   }

@@ -2,8 +2,8 @@
 // The work of a stage's rank: takes plans, adapters and rows, lets its Stage compute, sends on what comes
 // out. Which ranks stand before and behind it is all it knows of the pipeline.
 //
-// Backwards go before forwards: they free memory. Packs go through each direction in the order of their
-// plans. On the last stage a pack's backward begins as soon as its loss is known. When a pack ends a job's
+// Backwards go before forwards, since they free memory, unless the stage behind would run out of work
+// meanwhile. Packs go through each direction in the order of their plans. On the last stage a pack's backward begins as soon as its loss is known. When a pack ends a job's
 // step, the job's gradients are pushed after its backward, each to the shard that published its tensor.
 //
 // A version is in place when all tensors that live here have come, from whatever shards. A plan may be here
@@ -66,6 +66,7 @@ class StageWorker {
   void check_tensor(const Job& job, const std::string& name, const NumberedView& tensor) const;
   bool backward_ready() const;
   bool forward_ready() const;
+  bool next_runs_dry() const;
   bool versions_in_place(const PackPlan& plan) const;
   void run_forward();
   void run_backward();
@@ -83,6 +84,7 @@ class StageWorker {
   Trace& trace_;
   std::map<uint64_t, InFlight> packs_;
   std::deque<uint64_t> forwards_, backwards_;  // in order, not yet computed
+  int at_next_ = 0;                            // packs that went there and whose backward has not come back
   std::map<std::string, Job> jobs_;
 };
 

@@ -137,10 +137,13 @@ std::vector<MemoryModel> Session::models(const std::vector<RankInfo>& ranks) con
   return models;
 }
 
-// One stage that shares its thread with the coordinator can only do one pack at a time; otherwise one more
-// than there are stages, so that the next is there when a stage has done one.
+// One stage that shares its thread with the coordinator can only do one pack at a time. Stages of one process
+// take turns too; of one more pack than there are stages, the next is there when a stage has done one. Between
+// ranks that compute at once a second one more is what hides messages, updates and packs of unequal length
+// (tests/bench/RESULTS.md).
 int64_t Session::credits() const {
-  return shape_.ranks() == 2 && !launch_.launched() ? 1 : shape_.stages + 1;
+  if (launch_.launched()) return shape_.stages + 2;
+  return shape_.stages == 1 && shape_.ranks() == 2 ? 1 : shape_.stages + 1;
 }
 
 int64_t Session::pack_rows() const {

@@ -230,5 +230,83 @@ TEST_F(StageWorkerTest, ADropThatWasOvertakenTakesNothingAway) {
   EXPECT_THAT(work(), IsEmpty());  // gone
 }
 
+// The first of two stages; rank 2 is the other one.
+class FirstStageTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    trace_.begin(0);
+    proto::AdapterTensors header;
+    header.set_job(tone_.name);
+    header.set_method(tone_.method->hf_config().dump());
+    std::vector<NumberedTensor> tensors;
+    for (size_t i = 0; i < tone_.method->tensors().size(); ++i) {
+      const TensorSpec& spec = tone_.method->tensors()[i];
+      if (stage_.lives_here(spec)) tensors.push_back({int64_t(i), tone_.tensors.at(spec.name)});
+    }
+    header.set_training(true);
+    Message message;
+    put_tensors(std::move(tensors), header, message);
+    message.kind = proto::PUBLISH;
+    message.header = header.SerializeAsString();
+    take(std::move(message));
+  }
+
+  void plan(uint64_t id) {
+    const MicroBatch batch{&tone_, int64_t(id)};
+    BuiltPack built = build_pack({batch}, backbone_.config(), false, id);
+    rows_ = built.pack.rows;
+    PackPlan plan{std::move(built.pack), {false}, {true}, std::move(built.tokens), {}};
+    take(make_message(proto::PACK_PLAN, to_proto(plan)));
+  }
+
+  void give_back(uint64_t id) {
+    proto::RowsHeader header;
+    header.set_pack(id);
+    header.set_backward(true);
+    header.set_rows(rows_);
+    header.set_cols(backbone_.config().hidden);
+    Message message = make_message(proto::ROWS, header);
+    message.payload.push_back(std::make_unique<BytesPayload>(
+        std::vector<std::byte>(size_t(rows_ * backbone_.config().hidden) * sizeof(float))));
+    take(std::move(message));
+  }
+
+  void take(Message message) { worker_.take(std::move(message)); }
+
+  std::string work() {
+    if (!worker_.work()) return "nothing";
+    const auto spans = trace_.take();
+    return fmt::format("{} {}", spans.back().name, spans.back().pack);
+  }
+
+  TinyBackbone backbone_;
+  Backend& backend_ = test_backend("ref");
+  TestJob tone_ = make_job("tone", kLora, backbone_.config());
+  std::vector<std::unique_ptr<Transport>> ends_ = make_loopback(3);
+  Stage stage_{backend_, backbone_.config(), backbone_.folder(), {0, 1, DType::kF32}};
+  Trace trace_;
+  StageWorker worker_{*ends_[1], backend_, stage_, {kCoordinator, {}, 2}, trace_};
+  int64_t rows_ = 0;
+};
+
+TEST_F(FirstStageTest, BackwardsGoFirstUnlessTheNextStageWouldRunOutOfPacks) {
+  for (uint64_t id = 1; id <= 6; ++id) plan(id);
+  EXPECT_EQ(work(), "forward 1");
+  EXPECT_EQ(work(), "forward 2");
+  EXPECT_EQ(work(), "forward 3");
+  give_back(1);  // the next stage has two left
+  EXPECT_EQ(work(), "backward 1");
+  give_back(2);  // one is left, which it works on by now
+  EXPECT_EQ(work(), "forward 4");
+  EXPECT_EQ(work(), "backward 2");
+  give_back(3);
+  give_back(4);
+  EXPECT_EQ(work(), "forward 5");
+  EXPECT_EQ(work(), "forward 6");
+  EXPECT_EQ(work(), "backward 3");
+  EXPECT_EQ(work(), "backward 4");
+  EXPECT_EQ(work(), "nothing");
+}
+
 }  // namespace
 }  // namespace coppice
