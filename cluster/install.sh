@@ -3,10 +3,9 @@
 # Needs root or sudo only where something is missing.
 set -euo pipefail
 
-# oneDNN's CMake package asks for OpenCL, which Debian only recommends.
 packages=(
   g++ cmake ninja-build ccache lld
-  libdnnl-dev ocl-icd-opencl-dev libhwy-dev protobuf-compiler libprotobuf-dev librocksdb-dev libicu-dev
+  libhwy-dev protobuf-compiler libprotobuf-dev librocksdb-dev libicu-dev
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libfmt-dev
   libopenmpi-dev openmpi-bin libboost-dev
 )

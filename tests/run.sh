@@ -25,7 +25,6 @@ if [ -n "$sanitize" ]; then
   build=build-$sanitize
   cmake -S . -B "$build" -G Ninja -DCOPPICE_SANITIZE="$sanitize" >/dev/null
   cmake --build "$build"
-  export TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp"
   exec ctest --test-dir "$build" -L 'unit|contract' --output-on-failure --parallel "$(nproc)"
 fi
 

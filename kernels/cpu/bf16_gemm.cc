@@ -279,6 +279,7 @@ void multiply_widened(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, 
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/cpu/bf16_gemm_amx.h"
 #include "kernels/cpu/bf16_gemm_native.h"
 #include "kernels/cpu/instruction_set.h"
 
@@ -309,6 +310,8 @@ void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_
 
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
                     float* c, int64_t c_stride, float alpha, PairStore store, const Ahead& ahead) {
+  if (has_amx())
+    return amx::multiply_pairs(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store, ahead);
   if (has_bf16_products())
     return native::multiply_pairs(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store, ahead);
   HWY_DYNAMIC_DISPATCH(multiply_widened)(rows, cols, pairs, a, b, b_stride, c, c_stride, alpha, store);

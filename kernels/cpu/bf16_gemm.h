@@ -1,13 +1,13 @@
 #pragma once
-// Products of bfloat16 with float32 sums, for all of bf16 mode but the frozen projections of a processor with
-// AMX, which are oneDNN's. On the processor's own instruction where there is one (bf16_gemm_native.h),
-// elsewhere by widening and multiplying in float32 (bf16_gemm.cc).
+// Products of bfloat16 with float32 sums, for all of bf16 mode. On the processor's tiles or its own
+// instruction where there is one (bf16_gemm_amx.h, bf16_gemm_native.h), elsewhere by widening and multiplying
+// in float32 (bf16_gemm.cc).
 //
 // Operands are packed first: two values that follow each other along the summed dimension make a Pair,
 // rounded to nearest even; denormals become zero of their sign, NaN stays NaN. An odd depth ends with a pair
 // whose second half is zero. What is packed has the same bits on every processor. Every element of a product
 // is one chain over its pairs ascending, whatever the tile, the position or the neighbours it is computed
-// with: the promise of gemm-inl.h. Its bits, and what becomes of denormal sums, depend on which of the two
+// with: the promise of gemm-inl.h. Its bits, and what becomes of denormal sums, depend on which of the three
 // computes it.
 //
 // Thread: any; pure functions. Nothing is thrown.
@@ -42,7 +42,9 @@ struct PairsOfRows {
 };
 
 // What becomes of a product: c = alpha a b; c += alpha a b; or c goes on as its chains' beginning, so that a
-// depth may be cut anywhere: c = alpha (c + a b), every chain as if it had never been cut (for alpha 1).
+// depth may be cut at multiples of kCutPairs: c = alpha (c + a b), every chain as if it had never been cut
+// (for alpha 1).
+constexpr int64_t kCutPairs = 16;
 enum class PairStore { kOverwrite, kAccumulate, kGoOn };
 
 // c [rows, cols], over `pairs` pairs; b[k * b_stride + column]. ahead: what is to be called for meanwhile,

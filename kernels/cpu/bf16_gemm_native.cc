@@ -2,10 +2,7 @@
 
 #include <algorithm>
 
-#include <immintrin.h>
-
-// GCC 12 warns inside its own intrinsics, of a value that is undefined on purpose.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "kernels/cpu/avx512-inl.h"
 
 // For the instructions of this file alone; callers have asked the processor.
 #pragma GCC push_options
@@ -17,10 +14,6 @@ namespace {
 constexpr int64_t kLanes = 16;
 constexpr int kTileRows = 8;  // with three vectors: 24 of 32 registers
 
-__mmask16 mask_of(int64_t count) {
-  return count >= kLanes ? __mmask16(0xffff) : __mmask16((1u << std::max<int64_t>(count, 0)) - 1);
-}
-
 // 32 floats as bfloat16, in order.
 __m512i rounded(__m512 low, __m512 high) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
@@ -30,33 +23,6 @@ __m512i rounded(__m512 low, __m512 high) {
 __m512i load_along(const float* row, int64_t c, int64_t cols) {
   return rounded(_mm512_maskz_loadu_ps(mask_of(cols - c), row + c),
                  _mm512_maskz_loadu_ps(mask_of(cols - c - kLanes), row + c + kLanes));
-}
-
-// The 16 x 16 transpose.
-void transpose(__m512i r[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
 }
 
 // kRows x (kVectors vectors) of c; last: of the last vector.

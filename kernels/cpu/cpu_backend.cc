@@ -2,15 +2,12 @@
 
 #include "common/base/error.h"
 #include "kernels/cpu/instruction_set.h"
-#include "kernels/cpu/onednn_linear.h"
 #include "kernels/cpu/panel_linear.h"
 
 namespace coppice {
 
 CpuBackend::CpuBackend(ThreadPool& pool)
-    : HostBackend("cpu", pool), panels_(std::make_unique<PanelLinear>(*this, pool)) {
-  if (has_amx()) onednn_ = std::make_unique<OnednnLinear>(*this, pool);
-}
+    : HostBackend("cpu", pool), panels_(std::make_unique<PanelLinear>(*this, pool)) {}
 
 CpuBackend::~CpuBackend() = default;
 

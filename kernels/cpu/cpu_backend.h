@@ -1,11 +1,10 @@
 #pragma once
-// The fast device in host memory: Highway kernels that are compiled for each instruction set and chosen when
-// the program starts, and oneDNN for what AMX multiplies. The operators stand in the same files as those of
-// kernels/ref, which says what each computes; here stand the ways of doing it fast with the promised bits:
+// The fast device in host memory: kernels that are compiled for each instruction set and chosen when the
+// program starts (instruction_set.h). The operators stand in the same files as those of kernels/ref, which
+// says what each computes; here stand the ways of doing it fast with the promised bits:
 //
 // - matmul.cc      products run in blocks of c through gemm-inl.h or bf16_gemm.h, whose elements do not know
-//                  their tile (panel_linear.h, grouped_matmul.cc); a frozen projection in bfloat16 with AMX
-//                  in row tiles of one fixed size through one primitive (onednn_linear.h; design, section 4).
+//                  their tile (panel_linear.h, grouped_matmul.cc).
 // - attention.cc   tiles of queries and keys; a task is one key head of one item.
 // - the others     a task is a block of rows, or of columns where rows are summed.
 //
@@ -25,7 +24,6 @@
 
 namespace coppice {
 
-class OnednnLinear;
 class PanelLinear;
 
 class CpuBackend final : public HostBackend {
@@ -43,7 +41,6 @@ class CpuBackend final : public HostBackend {
   size_t weight_bytes(int64_t out, int64_t in, DType compute) const override;
   bool keeps_exact(DType stored, DType compute) const override;
   void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
-  void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
   void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override;
   void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) override;
   // grouped_matmul.cc
@@ -114,7 +111,6 @@ class CpuBackend final : public HostBackend {
   }
 
   std::unique_ptr<PanelLinear> panels_;
-  std::unique_ptr<OnednnLinear> onednn_;  // null where there is no AMX
 };
 
 // pool outlives the backend.

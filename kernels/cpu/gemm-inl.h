@@ -1,5 +1,5 @@
-// The one matrix product of this folder that is not oneDNN's: c = alpha a b or c += alpha a b for the thin
-// products of adapters and the tiles of attention, in float32.
+// The matrix product of this folder in float32: c = alpha a b or c += alpha a b, for frozen projections, the
+// thin products of adapters and the tiles of attention.
 //
 // Every element of c is one chain of fused multiply-adds over k ascending, whatever the block, the position
 // or the neighbours it is computed with. So a product may be cut into blocks of c anywhere, rows may come in

@@ -1,44 +1,33 @@
-// The operators on frozen weights: those of panel_linear.h, or in bfloat16 with AMX those of onednn_linear.h.
+// The operators on frozen weights: those of panel_linear.h.
 
 #include "common/base/check.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/onednn_linear.h"
 #include "kernels/cpu/panel_linear.h"
 
 namespace coppice {
 
 std::unique_ptr<FrozenWeight> CpuBackend::prepare_weight(const TensorView& weight, DType compute) {
   CHECK(!unsupported(compute));
-  if (compute == DType::kBF16 && onednn_) return onednn_->prepare(weight);
   return panels_->prepare(weight, compute);
 }
 
 size_t CpuBackend::weight_bytes(int64_t out, int64_t in, DType compute) const {
-  if (compute == DType::kBF16 && onednn_) return OnednnLinear::weight_bytes(out, in);
   return PanelLinear::weight_bytes(out, in, compute);
 }
 
 bool CpuBackend::keeps_exact(DType stored, DType compute) const {
-  return compute == DType::kF32 || (stored == DType::kBF16 && !onednn_);
+  return compute == DType::kF32 || stored == DType::kBF16;
 }
 
 void CpuBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  if (PanelLinear::made(weight)) return panels_->forward(weight, x, bias, y);
-  onednn_->forward(weight, x, bias, y);
-}
-
-void CpuBackend::linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  if (PanelLinear::made(weight)) return panels_->forward(weight, x, bias, y);
-  onednn_->decode(weight, x, bias, y);
+  panels_->forward(weight, x, bias, y);
 }
 
 void CpuBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
-  if (PanelLinear::made(weight)) return panels_->backward(weight, dy, dx, accumulate);
-  onednn_->backward(weight, dy, dx, accumulate);
+  panels_->backward(weight, dy, dx, accumulate);
 }
 
 void CpuBackend::weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {
-  CHECK(PanelLinear::made(weight));
   panels_->rows(weight, indices, rows);
 }
 

@@ -1,8 +1,7 @@
 #pragma once
-// Frozen projections by the products of this folder (gemm-inl.h, bf16_gemm.h): all in float32, and those in
-// bfloat16 on a processor without AMX (with it they are oneDNN's, onednn_linear.h). An element of such a
-// product does not know its tile, so rows need no padding, a last tile costs what it holds, one row what its
-// weights cost to read, and the cut into tasks may follow the threads.
+// Frozen projections by the products of this folder (gemm-inl.h, bf16_gemm.h). An element of such a product
+// does not know its tile, so rows need no padding, a last tile costs what it holds, one row what its weights
+// cost to read, and the cut into tasks may follow the threads.
 //
 // A weight is held once, in panels of so many of its outputs: [inputs, outputs of the panel], in bfloat16
 // with two inputs that follow each other in one word. y = x W^T reads panels as they are. dx = dy W wants

@@ -13,8 +13,6 @@ TOWER = ["proto", "common", "kernels", "worker", "coordinator"]
 OWNERS = {
     "rocksdb/": ["common/store/"],
     "mpi.h": ["common/transport/"],
-    "dnnl": ["kernels/cpu/"],
-    "oneapi/dnnl": ["kernels/cpu/"],
     "hwy/": ["kernels/cpu/"],
     "yaml-cpp/": ["common/io/"],
     "nlohmann/": ["common/io/"],
