@@ -86,6 +86,7 @@ class RocksdbStore : public KvStore {
     // Only where a commit ends: before, its large values are garbage to nobody.
     if (sync && !batch.to_be_continued && unflushed_bytes_ >= std::max(kLeastFlushBytes, live_bytes_ / 2)) {
       check(db_->Flush({}), "flush");
+      wait_for_deletions();
       merge();
     }
   }
@@ -117,6 +118,14 @@ class RocksdbStore : public KvStore {
     }
     live_bytes_ = property(rocksdb::DB::Properties::kTotalSstFilesSize) + blobs - std::min(blobs, garbage);
     unflushed_bytes_ = 0;
+    wait_for_deletions();
+  }
+
+  // RocksDB deletes files that nothing needs any more on a thread of its own, which may be late: another log
+  // or table would stand beside them. To list the logs waits for it.
+  void wait_for_deletions() {
+    rocksdb::VectorLogPtr logs;
+    check(db_->GetSortedWalFiles(logs), "list the logs");
   }
 
   std::string folder_;
