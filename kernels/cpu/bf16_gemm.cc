@@ -308,6 +308,10 @@ void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_
   HWY_DYNAMIC_DISPATCH(pack_transposed)(from, rows, cols, stride, to, to_stride);
 }
 
+int64_t whole_pairs(int64_t pairs) {
+  return has_amx() ? (pairs + kCutPairs - 1) / kCutPairs * kCutPairs : pairs;
+}
+
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
                     float* c, int64_t c_stride, float alpha, PairStore store, const Ahead& ahead) {
   if (has_amx())

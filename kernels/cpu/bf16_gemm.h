@@ -47,6 +47,10 @@ struct PairsOfRows {
 constexpr int64_t kCutPairs = 16;
 enum class PairStore { kOverwrite, kAccumulate, kGoOn };
 
+// As many pairs as a product of so many takes best; those beyond are zero on both sides. Whole tiles where
+// there are tiles, which would copy others.
+int64_t whole_pairs(int64_t pairs);
+
 // c [rows, cols], over `pairs` pairs; b[k * b_stride + column]. ahead: what is to be called for meanwhile,
 // where products are fast enough to wait for it (native).
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,

@@ -32,8 +32,8 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // c (+)= alpha sums, [rows, cols], the sums dense.
-HWY_INLINE void store_sums(const float* sums, int64_t rows, int64_t cols, float* c, int64_t stride,
-                           float alpha, bool accumulate) {
+void store_sums(const float* sums, int64_t rows, int64_t cols, float* c, int64_t stride, float alpha,
+                bool accumulate) {
   for (int64_t r = 0; r < rows; ++r) {
     float* const to = c + r * stride;
     const float* const from = sums + r * cols;
@@ -42,6 +42,13 @@ HWY_INLINE void store_sums(const float* sums, int64_t rows, int64_t cols, float*
       store(accumulate ? hn::Add(load(to + i, part), value) : value, to + i, part);
     });
   }
+}
+
+// The same of sums that stand turned, [cols, rows]; sums: scratch.
+void store_turned(const float* turned, float* sums, int64_t rows, int64_t cols, float* c, int64_t stride,
+                  float alpha, bool accumulate) {
+  transpose_into(turned, cols, rows, rows, sums, cols);
+  store_sums(sums, rows, cols, c, stride, alpha, accumulate);
 }
 
 // A gradient of few columns as its transpose, c' = b' a: what is loaded in vectors is then a's long rows, and
@@ -54,9 +61,8 @@ HWY_INLINE void turned_block(const MatmulItem& item, const Block& block, float* 
              f32_row(item.a, k) + block.row, item.a.stride, turned, block.rows, 1,
              k == 0 ? Store::kOverwrite : Store::kGoOn);
   }
-  transpose_into(turned, block.cols, block.rows, block.rows, sums, block.cols);
-  store_sums(sums, block.rows, block.cols, f32_row(item.c, block.row) + block.column, item.c.stride,
-             item.alpha, item.accumulate);
+  store_turned(turned, sums, block.rows, block.cols, f32_row(item.c, block.row) + block.column, item.c.stride,
+               item.alpha, item.accumulate);
 }
 
 // scratch: of the size that scratch_floats() says. A great depth is summed in parts, for which b stays in the
@@ -99,6 +105,8 @@ namespace coppice {
 namespace {
 
 HWY_EXPORT(product_block);
+HWY_EXPORT(store_sums);
+HWY_EXPORT(store_turned);
 
 // Enough rows to be worth the transposition of a block of b, enough columns for the widest tile to repeat.
 constexpr Cut kBlock = {128, 240};
@@ -107,54 +115,88 @@ constexpr Cut kBf16Block = {256, 240};
 constexpr int64_t kBf16Depth = 256;  // packed at a time, so that it stays in the second-level cache
 
 int64_t scratch_floats(const MatmulItem& item, const Block& block, bool bf16) {
-  const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols;
+  const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols, sums = block.rows * block.cols;
+  const bool turned = is_turned(item, block);
   if (bf16) {
-    const int64_t packed = pairs_of(std::min(depth, kBf16Depth)) * (block.rows + block.cols);
-    return packed + (depth > kBf16Depth ? block.rows * block.cols : 0);
+    const int64_t packed = whole_pairs(pairs_of(std::min(depth, kBf16Depth))) * (block.rows + block.cols);
+    return packed + (turned ? 2 * sums : depth > kBf16Depth ? sums : 0);
   }
-  const int64_t sums = block.rows * block.cols;
-  if (is_turned(item, block)) return 2 * sums;
+  if (turned) return 2 * sums;
   return (depth > kPartDepth ? sums : 0) + (item.transpose_b ? block.cols * std::min(depth, kPartDepth) : 0);
+}
+
+// The sides of a part [k, k + part) of the depth, packed to whole pairs.
+void pack_across_whole(const float* from, int64_t part, int64_t cols, int64_t stride, Pair* to) {
+  const int64_t pairs = pairs_of(part);
+  pack_pairs_across(from, part, cols, stride, to, cols);
+  std::fill_n(to + pairs * cols, (whole_pairs(pairs) - pairs) * cols, 0);
+}
+
+PairsOfRows pack_left(const MatmulItem& item, const Block& block, int64_t k, int64_t part, Pair* to) {
+  const int64_t rows = block.rows, pairs = pairs_of(part), whole = whole_pairs(pairs);
+  if (item.transpose_a) {
+    pack_across_whole(f32_row(item.a, k) + block.row, part, rows, item.a.stride, to);
+    return {to, 1, rows};
+  }
+  pack_pairs_along(f32_row(item.a, block.row) + k, rows, part, item.a.stride, to, whole);
+  if (whole > pairs)
+    for (int64_t r = 0; r < rows; ++r) std::fill(to + r * whole + pairs, to + (r + 1) * whole, 0);
+  return {to, whole, 1};
+}
+
+void pack_right(const MatmulItem& item, const Block& block, int64_t k, int64_t part, Pair* to) {
+  const int64_t cols = block.cols, pairs = pairs_of(part);
+  if (!item.transpose_b)
+    return pack_across_whole(f32_row(item.b, k) + block.column, part, cols, item.b.stride, to);
+  pack_pairs_transposed(f32_row(item.b, block.column) + k, cols, part, item.b.stride, to, cols);
+  std::fill_n(to + pairs * cols, (whole_pairs(pairs) - pairs) * cols, 0);
+}
+
+// As turned_block(): c' = b' a, then turned.
+void turned_block_bf16(const MatmulItem& item, const Block& block, float* scratch) {
+  const int64_t depth = item.a.rows, rows = block.rows, cols = block.cols;
+  const int64_t most_pairs = whole_pairs(pairs_of(std::min(depth, kBf16Depth)));
+  Pair* const a = reinterpret_cast<Pair*>(scratch);
+  Pair* const b = a + most_pairs * rows;
+  float *const turned = reinterpret_cast<float*>(b + most_pairs * cols), *const sums = turned + rows * cols;
+  for (int64_t k = 0; k < depth || k == 0; k += kBf16Depth) {
+    const int64_t part = std::min(kBf16Depth, depth - k);
+    pack_across_whole(f32_row(item.a, k) + block.row, part, rows, item.a.stride, a);
+    pack_across_whole(f32_row(item.b, k) + block.column, part, cols, item.b.stride, b);
+    multiply_pairs(cols, rows, whole_pairs(pairs_of(part)), {b, 1, cols}, a, rows, turned, rows, 1,
+                   k == 0 ? PairStore::kOverwrite : PairStore::kGoOn);
+  }
+  HWY_DYNAMIC_DISPATCH(store_turned)
+  (turned, sums, rows, cols, f32_row(item.c, block.row) + block.column, item.c.stride, item.alpha,
+   item.accumulate);
 }
 
 // scratch: of the size that scratch_floats() says. A depth that is packed in parts has its sums aside until
 // the last.
 void product_block_bf16(const MatmulItem& item, const Block& block, float* scratch) {
+  if (is_turned(item, block)) return turned_block_bf16(item, block, scratch);
   const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols, rows = block.rows, cols = block.cols;
+  const int64_t most_pairs = whole_pairs(pairs_of(std::min(depth, kBf16Depth)));
   Pair* const a = reinterpret_cast<Pair*>(scratch);
-  Pair* const b = a + pairs_of(std::min(depth, kBf16Depth)) * rows;
-  float* const sums = reinterpret_cast<float*>(b + pairs_of(std::min(depth, kBf16Depth)) * cols);
+  Pair* const b = a + most_pairs * rows;
+  float* const sums = reinterpret_cast<float*>(b + most_pairs * cols);
   float* const c = f32_row(item.c, block.row) + block.column;
-  const PairStore last = item.accumulate ? PairStore::kAccumulate : PairStore::kOverwrite;
+  const bool whole = depth <= kBf16Depth;
   for (int64_t k = 0; k < depth || k == 0; k += kBf16Depth) {
-    const int64_t part = std::min(kBf16Depth, depth - k), pairs = pairs_of(part);
-    PairsOfRows left = {a, pairs, 1};
-    if (item.transpose_a) {
-      pack_pairs_across(f32_row(item.a, k) + block.row, part, rows, item.a.stride, a, rows);
-      left = {a, 1, rows};
-    } else {
-      pack_pairs_along(f32_row(item.a, block.row) + k, rows, part, item.a.stride, a, pairs);
-    }
-    if (item.transpose_b) {
-      pack_pairs_transposed(f32_row(item.b, block.column) + k, cols, part, item.b.stride, b, cols);
-    } else {
-      pack_pairs_across(f32_row(item.b, k) + block.column, part, cols, item.b.stride, b, cols);
-    }
-    if (depth <= kBf16Depth) {
-      multiply_pairs(rows, cols, pairs, left, b, cols, c, item.c.stride, item.alpha, last);
+    const int64_t part = std::min(kBf16Depth, depth - k), pairs = whole_pairs(pairs_of(part));
+    const PairsOfRows left = pack_left(item, block, k, part, a);
+    pack_right(item, block, k, part, b);
+    if (whole) {
+      multiply_pairs(rows, cols, pairs, left, b, cols, c, item.c.stride, item.alpha,
+                     item.accumulate ? PairStore::kAccumulate : PairStore::kOverwrite);
     } else {
       multiply_pairs(rows, cols, pairs, left, b, cols, sums, cols, 1,
                      k == 0 ? PairStore::kOverwrite : PairStore::kGoOn);
     }
   }
-  if (depth <= kBf16Depth) return;
-  for (int64_t r = 0; r < rows; ++r) {
-    float *const to = c + r * item.c.stride, *const from = sums + r * cols;
-    if (item.accumulate) {
-      for (int64_t i = 0; i < cols; ++i) to[i] += item.alpha * from[i];
-    } else {
-      for (int64_t i = 0; i < cols; ++i) to[i] = item.alpha * from[i];
-    }
+  if (!whole) {
+    HWY_DYNAMIC_DISPATCH(store_sums)
+    (sums, rows, cols, c, item.c.stride, item.alpha, item.accumulate);
   }
 }
 

@@ -233,6 +233,8 @@ void multiply_pairs_in_tiles(int64_t rows, int64_t cols, int64_t pairs, PairsOfR
                              const Ahead& ahead) {
   Tiles::configure();
   const int64_t steps = (pairs + kSide - 1) / kSide;
+  // With one step of depth, adding to what is in a register is adding to it afterwards.
+  if (steps == 1 && alpha == 1 && store == PairStore::kAccumulate) store = PairStore::kGoOn;
   for (int64_t row = 0; row < rows; row += kStripRows) {
     const int64_t strip_rows = std::min(kStripRows, rows - row);
     const LeftStrip left({a.data + row * a.row, a.row, a.depth}, strip_rows, pairs);
