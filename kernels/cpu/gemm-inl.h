@@ -24,6 +24,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/ahead.h"
+#include "kernels/cpu/avx512-inl.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -162,6 +163,27 @@ HWY_INLINE void multiply(int64_t rows, int64_t cols, int64_t depth, LeftOperand 
 
 // Writes the transpose of from [rows, cols], element (r, c) at from[r * stride + c], to `to` [cols,
 // to_stride], with to_stride >= rows; columns from rows to to_stride are left as they are.
+#if HWY_TARGET == HWY_AVX3
+HWY_INLINE void transpose_into(const float* HWY_RESTRICT from, int64_t rows, int64_t cols, int64_t stride,
+                               float* HWY_RESTRICT to, int64_t to_stride) {
+  constexpr int64_t kSide = 16;
+  for (int64_t r = 0; r < rows; r += kSide) {
+    const __mmask16 rows_here = native::mask_of(rows - r);
+    for (int64_t c = 0; c < cols; c += kSide) {
+      const __mmask16 cols_here = native::mask_of(cols - c);
+      const float* const at = from + r * stride + c;
+      __m512i block[kSide];
+      for (int64_t i = 0; i < kSide; ++i)
+        block[i] =
+            r + i < rows ? _mm512_maskz_loadu_epi32(cols_here, at + i * stride) : _mm512_setzero_si512();
+      native::transpose(block);
+      float* const out = to + c * to_stride + r;
+      for (int64_t i = 0; i < kSide && c + i < cols; ++i)
+        _mm512_mask_storeu_epi32(out + i * to_stride, rows_here, block[i]);
+    }
+  }
+}
+#else
 HWY_INLINE void transpose_into(const float* HWY_RESTRICT from, int64_t rows, int64_t cols, int64_t stride,
                                float* HWY_RESTRICT to, int64_t to_stride) {
   const hn::FixedTag<float, 4> four;
@@ -189,6 +211,7 @@ HWY_INLINE void transpose_into(const float* HWY_RESTRICT from, int64_t rows, int
       to[c * to_stride + r] = from[r * stride + c];
   }
 }
+#endif
 
 }  // namespace HWY_NAMESPACE
 }  // namespace coppice

@@ -34,13 +34,41 @@ void turn_floats(const float* from, int64_t inputs, int64_t outputs, float* to) 
   transpose_into(from, inputs, outputs, outputs, to, inputs);
 }
 
+// from: [pairs of inputs, outputs] of a panel, dense. to: [pairs of outputs, inputs], dense.
+#if HWY_TARGET == HWY_AVX3
+void turn_pairs(const Pair* from, int64_t inputs, int64_t outputs, Pair* to) {
+  constexpr int64_t kSide = 16;
+  // Of 32 words, the earlier halves of each two that follow each other, and the later ones.
+  HWY_ALIGN uint16_t earlier[32], later[32];
+  for (int i = 0; i < 32; ++i) earlier[i] = uint16_t(2 * i), later[i] = uint16_t(2 * i + 1);
+  const __m512i first_halves = _mm512_load_si512(earlier), second_halves = _mm512_load_si512(later);
+  for (int64_t out = 0; out < outputs; out += 2 * kSide) {
+    const __mmask16 low = native::mask_of(outputs - out), high = native::mask_of(outputs - out - kSide);
+    const int64_t pairs_here = std::min(kSide, pairs_of(outputs - out));
+    for (int64_t in = 0; in < inputs; in += kSide) {
+      const Pair* at = from + in / 2 * outputs + out;
+      __m512i block[kSide];  // [inputs, pairs of outputs]
+      for (int64_t i = 0; i < kSide; i += 2, at += outputs) {
+        const bool here = in + i < inputs;
+        const __m512i first = here ? _mm512_maskz_loadu_epi32(low, at) : _mm512_setzero_si512();
+        const __m512i second = here ? _mm512_maskz_loadu_epi32(high, at + kSide) : _mm512_setzero_si512();
+        block[i] = _mm512_permutex2var_epi16(first, first_halves, second);
+        block[i + 1] = _mm512_permutex2var_epi16(first, second_halves, second);
+      }
+      native::transpose(block);
+      Pair* const row = to + out / 2 * inputs + in;
+      for (int64_t i = 0; i < pairs_here; ++i)
+        _mm512_mask_storeu_epi32(row + i * inputs, native::mask_of(inputs - in), block[i]);
+    }
+  }
+}
+#else
 HWY_INLINE hn::Vec<Words> load_words(const Pair* from, int64_t count) {
   const Words words;
   if (count >= kLanes) return hn::LoadU(words, from);
   return hn::MaskedLoad(hn::FirstN(words, size_t(std::max<int64_t>(count, 0))), words, from);
 }
 
-// from: [pairs of inputs, outputs] of a panel, dense. to: [pairs of outputs, inputs], dense.
 void turn_pairs(const Pair* from, int64_t inputs, int64_t outputs, Pair* to) {
   constexpr int64_t kRow = kPanel / 2 + kLanes;  // a whole vector is stored at the end of a row
   HWY_ALIGN float block[kPanel * kRow];          // [inputs, pairs of outputs]
@@ -60,6 +88,7 @@ void turn_pairs(const Pair* from, int64_t inputs, int64_t outputs, Pair* to) {
   }
   transpose_into(block, inputs, pairs_of(outputs), kRow, reinterpret_cast<float*>(to), inputs);
 }
+#endif
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
