@@ -1,6 +1,7 @@
 """Ranks and options that do not fit together: one line that says so, exit status 2, in one process and under mpirun, and nothing is
 written. mpirun adds text of its own."""
 
+import os
 import subprocess
 
 import pytest
@@ -73,6 +74,14 @@ def test_ranks_on_other_instruction_sets_are_refused(program, files):
     (line,) = [line for line in done.stderr.splitlines() if "coppice: " in line]
     assert "rank 1" in line and "computes with avx2, rank 0 with" in line, line
     assert processes(files.output) == {}
+
+
+def test_an_instruction_set_that_is_none_is_refused(program, files):
+    command = [str(program), "run", str(files.write()), "--output", str(files.output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"COPPICE_MAX_ISA": "avx10"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "coppice: COPPICE_MAX_ISA is 'avx10'; avx2, avx512, avx512_bf16 and amx are accepted\n"
+    assert not files.output.exists()
 
 
 def test_dry_run_over_ranks_sends_all_home(program, files):
