@@ -17,9 +17,9 @@ namespace coppice {
 JobFile read_job_file(const std::string& path, const std::vector<std::string>& overrides = {});
 JobFile parse_job_file(const Json& json, const std::string& what, const std::string& folder);
 
-// The first key in which two descriptions of a job differ, other than a higher max_steps or num_train_epochs
-// and the keys that change no bits (priority, logging_steps, save_steps, gradient_checkpointing, output
-// paths); empty where none.
+// The first key in which two descriptions of a job differ, other than a higher max_steps or num_train_epochs,
+// the keys that change no bits (priority, logging_steps, save_steps, gradient_checkpointing, output paths)
+// and where data.train and data.eval are; empty where none.
 std::string changed_key(const Json& before, const Json& now);
 
 }  // namespace coppice

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -101,6 +102,27 @@ def test_changed_data_is_refused(coppice, files):
     files.rows.append({"prompt": "Say more:", "completion": " more"})
     files.write()
     one_line(coppice("run", files.path, "--output", files.output), "tone", "data")
+
+
+def test_a_run_goes_on_where_it_was_moved_to(coppice, files):
+    def run(folder, *flags):
+        done = coppice("run", folder / "jobs.yaml", "--output", folder / "out", *flags)
+        assert done.returncode == 0, done.stderr
+
+    files.job["train"]["lr_scheduler_type"] = "constant"
+    files.write()
+    before, whole = files.folder / "before", files.folder / "whole"
+    for folder in (before, whole):
+        folder.mkdir()
+        for name in ("jobs.yaml", "rows.jsonl"):
+            shutil.copy(files.folder / name, folder / name)
+    run(before, "--set", "jobs.tone.train.max_steps=1")
+    after = before.rename(files.folder / "after")
+    run(after)
+    run(whole)
+    assert [json.loads(line)["step"] for line in (after / "out" / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    moved, unmoved = (folder / "out" / "adapters" / "tone" / "adapter_model.safetensors" for folder in (after, whole))
+    assert moved.read_bytes() == unmoved.read_bytes()
 
 
 def test_new_jobs_are_added(coppice, files):

@@ -263,8 +263,8 @@ TEST(ChangedKeyTest, NamesTheFirstThatDiffers) {
   EXPECT_EQ(changed_key(before, other), "method.lora_alpha");
   EXPECT_EQ(changed_key(other, before), "method.lora_alpha");
   other = before;
-  other["data"]["train"] = "/elsewhere";
-  EXPECT_EQ(changed_key(before, other), "data.train");
+  other["data"]["eval"] = "/eval.jsonl";
+  EXPECT_EQ(changed_key(before, other), "data.eval");
 }
 
 TEST(ChangedKeyTest, StepsAndEpochsMayGrow) {
@@ -282,6 +282,9 @@ TEST(ChangedKeyTest, WhatChangesNoBitsMayChange) {
       changed_key(keys_with(""), keys_with("logging_steps: 1, save_steps: 5, gradient_checkpointing: true",
                                            ", priority: 4")),
       "");
+  Json moved = keys_with("");
+  moved["data"]["train"] = "/elsewhere";
+  EXPECT_EQ(changed_key(keys_with(""), moved), "");
 }
 
 }  // namespace
