@@ -55,7 +55,7 @@ bool Launch::leads() const {
 
 // Signals are for the coordinator: it stops in order and sends this rank home.
 int Launch::follow() {
-  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) std::signal(signal, SIG_IGN);
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP}) std::signal(signal, SIG_IGN);
   mpi_->rank = std::make_unique<Rank>(*mpi_->transport);
   while (!mpi_->rank->stopped()) {
     if (!mpi_->rank->poll()) std::this_thread::sleep_for(kIdle);

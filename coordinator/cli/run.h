@@ -25,7 +25,7 @@ struct RunReport {
   int64_t model_memory_bytes = 0;  // of this host: the most that the memory model said of jobs together
 };
 
-// Exit status: 0 all done, 1 a job failed, 3 stopped by SIGINT or SIGTERM.
+// Exit status: 0 all done, 1 a job failed, 3 stopped by a signal (stop_on_signal.h).
 int run_jobs(const RunOptions& options, RunReport* report = nullptr);
 
 }  // namespace coppice

@@ -18,6 +18,9 @@ StopOnSignal::StopOnSignal() {
   action.sa_handler = [](int signal) { stop_signal = signal; };
   action.sa_flags = int(SA_RESETHAND);
   for (int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+  struct sigaction inherited {};
+  sigaction(SIGHUP, nullptr, &inherited);
+  if (inherited.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
 }
 
 bool StopOnSignal::asked() {

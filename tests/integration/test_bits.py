@@ -62,13 +62,14 @@ def test_same_bits_after_kill_and_resume(runs, alone, seed):
         assert made == list(range(1, entry["train"]["max_steps"] + 1)), entry["name"]
 
 
-def test_stops_at_a_step_on_sigint_and_goes_on(runs, alone):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_stops_at_a_step_on_a_signal_and_goes_on(runs, alone, number):
     jobs = SUBJECTS + others(7)
     process = subprocess.Popen(runs.command("stopped", jobs), stderr=subprocess.PIPE, text=True)
     metrics = runs.folder / "stopped" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 0):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors
     assert "run" in errors and "--output" in errors  # the command that resumes

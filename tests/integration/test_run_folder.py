@@ -125,6 +125,19 @@ def test_a_run_goes_on_where_it_was_moved_to(coppice, files):
     assert moved.read_bytes() == unmoved.read_bytes()
 
 
+def test_nohup_keeps_a_run_alive(program, files):
+    """It makes a program ignore that its terminal has gone."""
+    files.job["train"]["max_steps"] = 200
+    command = ["nohup", str(program), "run", str(files.write()), "--output", str(files.output), "--progress", "none"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (files.output / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert (files.output / "adapters" / "tone" / "adapter_model.safetensors").exists()
+
+
 def test_new_jobs_are_added(coppice, files):
     files.write()
     assert coppice("run", files.path, "--output", files.output).returncode == 0
