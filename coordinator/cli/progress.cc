@@ -23,6 +23,13 @@ std::string evaluation(const JobRun& run) {
   return run.head.evaluated < 0 ? "-" : fmt::format("{:.4f}", run.head.eval_loss);
 }
 
+// The ends of a long name: a sweep's jobs differ at either.
+std::string shortened(const std::string& name, size_t width) {
+  if (name.size() <= width) return name;
+  const size_t tail = (width - 2) / 2;
+  return name.substr(0, width - 2 - tail) + ".." + name.substr(name.size() - tail);
+}
+
 class Table : public Progress {
  public:
   void refresh(const Engine& engine, bool last) override {
@@ -33,18 +40,20 @@ class Table : public Progress {
     const bool sized = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_row > 0;
     const size_t height = sized ? window.ws_row : 25,
                  width = sized && window.ws_col > 0 ? window.ws_col : 100;
-    std::vector<std::string> lines{fmt::format("{:<28} {:<9} {:>13} {:>9} {:>9} {:>9} {:>7}", "job", "state",
-                                               "step", "loss", "eval", "tokens/s", "left")};
+    const std::vector<const JobRun*> runs = ordered(engine);
+    const size_t names = name_columns(runs, width);
+    std::vector<std::string> lines{fmt::format("{:<{}} {:<9} {:>13} {:>9} {:>9} {:>9} {:>7}", "job", names,
+                                               "state", "step", "loss", "eval", "tokens/s", "left")};
     size_t hidden = 0;
     double rate = 0;
-    for (const JobRun* run : ordered(engine)) {
+    for (const JobRun* run : runs) {
       const double own = run->pace.tokens_per_second(engine.seconds(), run->head);
       if (!run->ended()) rate += own;
       if (!last && lines.size() + 3 > height) {
         ++hidden;
         continue;
       }
-      lines.push_back(row(engine, *run, own));
+      lines.push_back(row(engine, *run, own, names));
     }
     if (hidden > 0) lines.push_back(fmt::format("... and {} more", hidden));
     lines.push_back(fmt::format("{} elapsed, {:.0f} tokens/s", duration(engine.seconds()), rate));
@@ -66,11 +75,17 @@ class Table : public Progress {
     return runs;
   }
 
-  std::string row(const Engine& engine, const JobRun& run, double rate) const {
-    std::string name = run.name();
-    if (name.size() > 28) name = name.substr(0, 13) + ".." + name.substr(name.size() - 13);
-    std::string line = fmt::format("{:<28} {:<9} {:>13} {:>9.4f} {:>9} {:>9.0f} {:>7}", name,
-                                   job_state_name(run.record.state),
+  // Names are whole where state, step and loss still find room beside them.
+  static size_t name_columns(const std::vector<const JobRun*>& runs, size_t width) {
+    constexpr size_t kLeast = 28, kBeside = 40;
+    size_t longest = kLeast;
+    for (const JobRun* run : runs) longest = std::max(longest, run->name().size());
+    return std::min(longest, std::max(kLeast, width - std::min(width, kBeside)));
+  }
+
+  std::string row(const Engine& engine, const JobRun& run, double rate, size_t names) const {
+    std::string line = fmt::format("{:<{}} {:<9} {:>13} {:>9.4f} {:>9} {:>9.0f} {:>7}",
+                                   shortened(run.name(), names), names, job_state_name(run.record.state),
                                    fmt::format("{}/{}", run.head.version, run.record.total_steps),
                                    run.head.loss, evaluation(run), rate, left(engine, run));
     if (!run.record.reason.empty()) line += "  " + run.record.reason;
