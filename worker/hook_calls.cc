@@ -38,6 +38,8 @@ bool HookCalls::Asks::operator()(const CachedAdapter& cached) const {
       return cached.wants->input[number];
     case Hook::kOutput:
       return cached.wants->output[number];
+    case Hook::kOutputGradient:
+      return cached.wants->output[number] && cached.adapter.config->method().changes_dy();
     case Hook::kSublayer:
       return cached.wants->sublayer[number];
   }
@@ -104,9 +106,15 @@ void HookCalls::projection_output(const Module& module, Matrix x, Matrix y) {
             [&](const Method& method, auto uses) { method.projection_output(*this, module, uses, x, y); });
 }
 
-void HookCalls::projection_output_backward(const Module& module, Matrix x, Matrix dy, Matrix dx) {
+void HookCalls::projection_output_backward(const Module& module, Matrix x, Matrix dy) {
+  each_kind(output_gradient(module), [&](const Method& method, auto uses) {
+    method.projection_output_backward(*this, module, uses, x, dy);
+  });
+}
+
+void HookCalls::projection_branch_backward(const Module& module, Matrix x, Matrix dy, Matrix dx) {
   each_kind(output(module), [&](const Method& method, auto uses) {
-    method.projection_output_backward(*this, module, uses, x, dy, dx);
+    method.projection_branch_backward(*this, module, uses, x, dy, dx);
   });
 }
 

@@ -5,10 +5,11 @@
 //
 // The order at a projection y = f(W g(x)), g and f the hooks on input and output:
 //   forward   projection_input on a copy of x; the frozen product; projection_output with the x of before g.
-//   backward  projection_output_backward first: it adds its own part to dx and leaves in dy what W is to
-//             see; then the frozen product, which adds to dx; where there is a g,
-//             projection_input_backward turns the product before it is added (backbone/linear.cc).
-// dx starts at zero, always, so that no row's arithmetic depends on whether somebody else's hook wrote there.
+//   backward  projection_output_backward leaves in dy what W is to see; then the frozen product, which is
+//             written to dx or added to it; where there is a g, projection_input_backward turns the product
+//             before it gets there (backbone/linear.cc); projection_branch_backward adds its part last.
+// Whether a product overwrites dx or adds to it depends on the projection's place in the block, never on who
+// is in the pack, so that no row's arithmetic depends on its company.
 //
 // Thread: compute thread. Errors: kExhausted from the device.
 
@@ -75,6 +76,7 @@ class HookCalls final : public HookContext {
   // --- what takes part
   bool wants_input(const Module& module) const { return any(input(module)); }
   bool wants_output(const Module& module) const { return any(output(module)); }
+  bool changes_dy(const Module& module) const { return any(output_gradient(module)); }
   bool wants_sublayer(Sublayer sublayer) const { return any(after(sublayer)); }
   // The rows [first, second) that change the module's input, ascending.
   std::vector<std::pair<int64_t, int64_t>> input_ranges(const Module& module) const;
@@ -85,7 +87,8 @@ class HookCalls final : public HookContext {
   void projection_input(const Module& module, Matrix x);
   void projection_input_backward(const Module& module, Matrix x, Matrix dx);
   void projection_output(const Module& module, Matrix x, Matrix y);
-  void projection_output_backward(const Module& module, Matrix x, Matrix dy, Matrix dx);
+  void projection_output_backward(const Module& module, Matrix x, Matrix dy);
+  void projection_branch_backward(const Module& module, Matrix x, Matrix dy, Matrix dx);
   void sublayer_output(Sublayer sublayer, Matrix y);
   void sublayer_output_backward(Sublayer sublayer, Matrix dy);
 
@@ -99,7 +102,7 @@ class HookCalls final : public HookContext {
   bool backward_follows(const HookUse& use) const override;
 
  private:
-  enum class Hook { kTokenRows, kInput, kOutput, kSublayer };
+  enum class Hook { kTokenRows, kInput, kOutput, kOutputGradient, kSublayer };
   // Whether an adapter takes part in a hook at a place.
   struct Asks {
     Hook hook;
@@ -108,6 +111,9 @@ class HookCalls final : public HookContext {
   };
   Asks input(const Module& module) const { return {Hook::kInput, size_t(module_number(config_, module))}; }
   Asks output(const Module& module) const { return {Hook::kOutput, size_t(module_number(config_, module))}; }
+  Asks output_gradient(const Module& module) const {
+    return {Hook::kOutputGradient, size_t(module_number(config_, module))};
+  }
   Asks after(Sublayer sublayer) const {
     return {Hook::kSublayer, size_t(2 * layer_ + (sublayer == Sublayer::kMlp))};
   }

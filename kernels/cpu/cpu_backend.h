@@ -58,6 +58,7 @@ class CpuBackend final : public HostBackend {
                          bool accumulate) override;
 
   // pointwise.cc
+  void fill(Matrix x, float value) override;
   void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override;
   void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                  Matrix dup) override;

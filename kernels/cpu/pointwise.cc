@@ -11,7 +11,8 @@
 #ifndef COPPICE_KERNELS_CPU_POINTWISE_ONCE
 #define COPPICE_KERNELS_CPU_POINTWISE_ONCE
 namespace coppice {
-constexpr int64_t kSumColumns = 256;  // of a task that goes down all rows
+constexpr int64_t kSumColumns = 256;     // of a task that goes down all rows
+constexpr int64_t kFillColumns = 65536;  // an adapter's gradients are one long row
 }  // namespace coppice
 #endif
 
@@ -286,6 +287,12 @@ void CpuBackend::activation_backward(Activation f, std::span<const UnaryBackward
         HWY_DYNAMIC_DISPATCH(gated_backward)
         (f, block.of(item.x), Matrix(), block.of(item.dy), block.of(item.dx), Matrix());
       });
+}
+
+void CpuBackend::fill(Matrix x, float value) {
+  for_blocks(
+      std::span<const Matrix>(&x, 1), Cut{0, kFillColumns}, [](const Matrix& whole) { return whole; },
+      [&](const Matrix& whole, const Block& block) { HostBackend::fill(block.of(whole), value); });
 }
 
 void CpuBackend::copy(std::span<const UnaryItem> items) {

@@ -74,11 +74,10 @@ bool Attention::backward_needs_input(const HookCalls& hooks) const {
          value_.backward_needs_input(hooks);
 }
 
-void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy, Matrix dx,
-                         int64_t lower_rows) const {
+void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy, Matrix dx) const {
   Backend& backend = run.backend;
-  Rows dout = make_zero_rows(backend, run.rows, query_.module().out);
-  output_.backward(run.hooks, kept.out.matrix, dy, dout.matrix, run.rows);
+  Rows dout = make_rows(backend, run.rows, query_.module().out);
+  output_.backward(run.hooks, kept.out.matrix, dy, dout.matrix, false);
   Rows q, k;  // as the attention saw them
   if (query_norm_) {
     q = normalize_heads(run, *query_norm_, kept.q, kept.q_inverse);
@@ -108,9 +107,9 @@ void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy,
     dq = normalize_heads_backward(run, *query_norm_, kept.q, kept.q_inverse, dq);
     dk = normalize_heads_backward(run, *key_norm_, kept.k, kept.k_inverse, dk);
   }
-  query_.backward(run.hooks, x, dq.matrix, dx, lower_rows);
-  key_.backward(run.hooks, x, dk.matrix, dx, lower_rows);
-  value_.backward(run.hooks, x, dv.matrix, dx, lower_rows);
+  query_.backward(run.hooks, x, dq.matrix, dx, false);
+  key_.backward(run.hooks, x, dk.matrix, dx, true);
+  value_.backward(run.hooks, x, dv.matrix, dx, true);
 }
 
 std::vector<AttentionItem> Attention::items(const BlockRun& run, Matrix q, Matrix k, Matrix v, Matrix out,

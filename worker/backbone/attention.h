@@ -30,8 +30,8 @@ class Attention {
   // Whether backward reads x; whether it changes dy.
   bool backward_needs_input(const HookCalls& hooks) const;
   bool backward_changes_dy(const HookCalls& hooks) const { return output_.backward_changes_dy(hooks); }
-  // dx: added to, in its first lower_rows rows; empty where no row goes lower.
-  void backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const;
+  // dx: overwritten; only the rows that go lower, empty where none does.
+  void backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy, Matrix dx) const;
 
  private:
   // One item for each sequence among the run's rows.

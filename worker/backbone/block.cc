@@ -65,11 +65,11 @@ Rows Block::backward(BlockRun& run, BlockKept& kept, Rows dy, int64_t lower_rows
     input_norm_.forward(backend, kept.x.matrix, normal.matrix, kept.x_inverse.matrix);
   }
   Rows dnormal;
-  if (lower_rows > 0) dnormal = make_zero_rows(backend, run.rows, dmid.matrix.cols);
-  attention_.backward(run, std::move(kept.attention), normal.matrix, dattention, dnormal.matrix, lower_rows);
+  if (lower_rows > 0) dnormal = make_rows(backend, lower_rows, dmid.matrix.cols);
+  attention_.backward(run, std::move(kept.attention), normal.matrix, dattention, dnormal.matrix);
   if (lower_rows == 0) return {};
   const auto lower = [&](const Rows& rows) { return rows.matrix.row_range(0, lower_rows); };
-  input_norm_.backward(backend, lower(kept.x), lower(kept.x_inverse), lower(dnormal), lower(dmid), true);
+  input_norm_.backward(backend, lower(kept.x), lower(kept.x_inverse), dnormal.matrix, lower(dmid), true);
   dmid.matrix = lower(dmid);
   return dmid;
 }
@@ -86,7 +86,7 @@ Rows Block::backward_mlp(BlockRun& run, BlockKept& kept, Rows dy) const {
     normal = make_rows(backend, run.rows, dy.matrix.cols);
     mlp_norm_.forward(backend, kept.mid.matrix, normal.matrix, kept.mid_inverse.matrix);
   }
-  Rows dnormal = make_zero_rows(backend, run.rows, dy.matrix.cols);
+  Rows dnormal = make_rows(backend, run.rows, dy.matrix.cols);
   mlp_.backward(run, std::move(kept.mlp), normal.matrix, dmlp, dnormal.matrix);
   mlp_norm_.backward(backend, kept.mid.matrix, kept.mid_inverse.matrix, dnormal.matrix, dy.matrix, true);
   kept.mid = {};

@@ -31,7 +31,8 @@ Rows Embedding::forward(HookCalls& hooks, const PackRows& pack) const {
 
 void Embedding::backward(HookCalls& hooks, Rows drows) const {
   hooks.token_rows_backward(drows.matrix);
-  hooks.projection_output_backward(module_, {}, drows.matrix, {});
+  hooks.projection_output_backward(module_, {}, drows.matrix);
+  hooks.projection_branch_backward(module_, {}, drows.matrix, {});
 }
 
 std::vector<float> Embedding::row(Backend& backend, int32_t token) const {

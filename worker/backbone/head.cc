@@ -149,12 +149,12 @@ void Head::Loss::chunk_backward(HookCalls& hooks, Matrix x, Matrix inverse, Matr
                                 int64_t first, int64_t lower) {
   Backend& backend = head.backend_;
   Rows dnormal;
-  if (lower > 0) dnormal = make_zero_rows(backend, x.rows, x.cols);
-  head.projection_.backward(hooks, normal, dlogits, dnormal.matrix, lower);
+  if (lower > 0) dnormal = make_rows(backend, lower, x.cols);
+  head.projection_.backward(hooks, normal, dlogits, dnormal.matrix, false);
   if (lower == 0) return;
   const Rows dx = make_rows(backend, lower, x.cols);
-  head.norm_.backward(backend, x.row_range(0, lower), inverse.row_range(0, lower),
-                      dnormal.matrix.row_range(0, lower), dx.matrix, false);
+  head.norm_.backward(backend, x.row_range(0, lower), inverse.row_range(0, lower), dnormal.matrix, dx.matrix,
+                      false);
   const GatherItem scatter{drows, row_numbers.row_range(first, lower), dx.matrix};
   backend.scatter_add_rows({&scatter, 1});
 }

@@ -29,46 +29,52 @@ void Projection::forward(HookCalls& hooks, Matrix x, Matrix y) const {
   hooks.projection_output(module_, x, y);
 }
 
-// Output hooks go first: they know dy as it arrives, and leave in it what the frozen product is to see. Then
-// the frozen product adds to dx. It always adds, also where no hook wrote, so that a row's bits do not depend
-// on its company.
-void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const {
-  hooks.projection_output_backward(module_, x, dy, dx);
+// Hooks that change dy go first. Then the frozen product, for all rows, and only then what hooks add beside
+// it: so where dx is new, the product writes it and nobody fills it with zeros before.
+void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const {
+  hooks.projection_output_backward(module_, x, dy);
   if (hooks.wants_input(module_)) {
-    backward_through_inputs(hooks, x, dy, dx, lower_rows);
-  } else if (lower_rows > 0) {
-    hooks.backend().linear_backward(*weight_, dy.row_range(0, lower_rows), dx.row_range(0, lower_rows), true);
+    backward_through_inputs(hooks, x, dy, dx, accumulate);
+  } else if (dx.rows > 0) {
+    hooks.backend().linear_backward(*weight_, dy.row_range(0, dx.rows), dx, accumulate);
   }
+  hooks.projection_branch_backward(module_, x, dy, dx);
 }
 
 // Rows with a hook on the input have a dx of this projection alone, for the hook to see and change, even
-// where nothing lower needs it; the others add to dx as always.
+// where nothing lower needs it; the others go to dx as always. Where dx is new and has all rows it is just
+// that itself.
 void Projection::backward_through_inputs(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx,
-                                         int64_t lower_rows) const {
+                                         bool accumulate) const {
   Backend& backend = hooks.backend();
+  if (!accumulate && dx.rows == dy.rows) {
+    backend.linear_backward(*weight_, dy, dx, false);
+    return hooks.projection_input_backward(module_, x, dx);
+  }
   const Rows own = make_rows(backend, dy.rows, module_.in);
   const auto ranges = hooks.input_ranges(module_);
   int64_t row = 0;
   const auto plain_until = [&](int64_t end) {
-    end = std::min(end, lower_rows);
+    end = std::min(end, dx.rows);
     if (row < end)
-      backend.linear_backward(*weight_, dy.row_range(row, end - row), dx.row_range(row, end - row), true);
+      backend.linear_backward(*weight_, dy.row_range(row, end - row), dx.row_range(row, end - row),
+                              accumulate);
   };
   for (const auto& [begin, end] : ranges) {
     plain_until(begin);
-    const Matrix part = own.matrix.row_range(begin, end - begin);
-    backend.fill(part, 0);
-    backend.linear_backward(*weight_, dy.row_range(begin, end - begin), part, true);
+    backend.linear_backward(*weight_, dy.row_range(begin, end - begin),
+                            own.matrix.row_range(begin, end - begin), false);
     row = end;
   }
   plain_until(dy.rows);
   hooks.projection_input_backward(module_, x, own.matrix);
-  std::vector<UnaryItem> adds;
+  std::vector<UnaryItem> parts;
   for (const auto& [begin, end] : ranges) {
-    const int64_t count = std::min(end, lower_rows) - begin;
-    if (count > 0) adds.push_back({own.matrix.row_range(begin, count), dx.row_range(begin, count)});
+    const int64_t count = std::min(end, dx.rows) - begin;
+    if (count > 0) parts.push_back({own.matrix.row_range(begin, count), dx.row_range(begin, count)});
   }
-  if (!adds.empty()) backend.add(adds);
+  if (parts.empty()) return;
+  accumulate ? backend.add(parts) : backend.copy(parts);
 }
 
 Projection make_projection(Backend& backend, const BackboneWeights& weights, const Module& module,

@@ -31,13 +31,13 @@ class Projection {
     return hooks.wants_input(module_) || hooks.wants_output(module_);
   }
   // Whether backward changes dy.
-  bool backward_changes_dy(const HookCalls& hooks) const { return hooks.wants_output(module_); }
-  // dy [rows, out], changed in place by hooks. dx [rows, in]: adds to it, so it starts at zero; of the frozen
-  // part only the first lower_rows rows. Empty where no row goes lower.
-  void backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const;
+  bool backward_changes_dy(const HookCalls& hooks) const { return hooks.changes_dy(module_); }
+  // dy [rows, out], changed in place by hooks. dx [first rows of those, in]: overwritten or added to; only
+  // the rows that go lower, empty where none does.
+  void backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const;
 
  private:
-  void backward_through_inputs(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, int64_t lower_rows) const;
+  void backward_through_inputs(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const;
 
   Module module_;
   std::unique_ptr<FrozenWeight> weight_;

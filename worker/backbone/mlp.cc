@@ -57,20 +57,20 @@ void Mlp::backward(BlockRun& run, MlpKept kept, Matrix x, Matrix dy, Matrix dx) 
   kept.gate = kept_again(backend, std::move(kept.gate));
   kept.up = kept_again(backend, std::move(kept.up));
   const Matrix gate = kept.gate.matrix, up = kept.up.matrix;
-  Rows dproduct = make_zero_rows(backend, run.rows, gate.cols);
+  Rows dproduct = make_rows(backend, run.rows, gate.cols);
   {
     Rows product;
     if (down_.backward_needs_input(run.hooks)) {
       product = make_rows(backend, run.rows, gate.cols);
       backend.gated_activation(activation_, gate, up, product.matrix);
     }
-    down_.backward(run.hooks, product.matrix, dy, dproduct.matrix, run.rows);
+    down_.backward(run.hooks, product.matrix, dy, dproduct.matrix, false);
   }
   backend.gated_activation_backward(activation_, gate, up, dproduct.matrix, gate,
                                     up);  // from here gate and up: their gradients
   dproduct = {};
-  gate_.backward(run.hooks, x, gate, dx, run.rows);
-  up_.backward(run.hooks, x, up, dx, run.rows);
+  gate_.backward(run.hooks, x, gate, dx, false);
+  up_.backward(run.hooks, x, up, dx, true);
 }
 
 }  // namespace coppice

@@ -28,7 +28,7 @@ class Mlp {
     return gate_.backward_needs_input(hooks) || up_.backward_needs_input(hooks);
   }
   bool backward_changes_dy(const HookCalls& hooks) const { return down_.backward_changes_dy(hooks); }
-  // dx [rows, hidden]: added to.
+  // dx [rows, hidden]: overwritten.
   void backward(BlockRun& run, MlpKept kept, Matrix x, Matrix dy, Matrix dx) const;
 
  private:

@@ -159,8 +159,9 @@ class Ia3 : public Method {
     context.backend().scale_columns(items);
   }
 
+  bool changes_dy() const override { return true; }
   void projection_output_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
-                                  Matrix, Matrix dy, Matrix) const override {
+                                  Matrix, Matrix dy) const override {
     backward(context, module, uses, dy,
              [&](const HookUse& use) { return context.kept(use, int(module.slot)); });
   }

@@ -251,7 +251,7 @@ class Lora : public Method {
     context.backend().grouped_matmul(up, context.compute());
   }
 
-  void projection_output_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
+  void projection_branch_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
                                   Matrix x, Matrix dy, Matrix dx) const override {
     if (module.slot == Slot::kEmbedding) {
       embedding_backward(context, module, uses, dy);
@@ -279,14 +279,15 @@ class Lora : public Method {
       if (!da.empty()) {
         second.push_back({.a = dh, .b = inputs[u], .c = da, .transpose_a = true, .accumulate = true});
       }
-      if (dx.empty()) continue;
+      const Matrix dx_rows = lower_rows_of(use, dx);
+      if (dx_rows.empty()) continue;
       const DropoutItem mask = mask_of(context, module, use);
       if (mask.p > 0) {
         const Matrix dropped_dx = context.scratch(use.rows, module.in);
         second.push_back({.a = dh, .b = a, .c = dropped_dx});
-        masks.push_back({dropped_dx, rows_of(use, dx), mask.row_ids, mask.key, mask.p, true});
+        masks.push_back({dropped_dx, dx_rows, mask.row_ids, mask.key, mask.p, true});
       } else {
-        second.push_back({.a = dh, .b = a, .c = rows_of(use, dx), .accumulate = true});
+        second.push_back({.a = dh, .b = a, .c = dx_rows, .accumulate = true});
       }
     }
     context.backend().grouped_matmul(first, context.compute());

@@ -79,7 +79,7 @@ void Method::projection_input_backward(HookContext&, const Module&, std::span<co
 void Method::projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix, Matrix) const {
   hook_is_missing();
 }
-void Method::projection_output_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix, Matrix,
+void Method::projection_output_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix,
                                         Matrix) const {
   hook_is_missing();
 }

@@ -157,8 +157,7 @@ class Method {
 
   // Hooks. Matrices span all rows at hand, a use's rows are [row, row + rows) of them. Those of a backward
   // span the rows whose backward reaches this layer, which are the first of the pack; its uses are those with
-  // such rows. dx is empty where nobody needs it. A use at the embedding (Slot::kEmbedding) has token_ids and
-  // an empty x.
+  // such rows. A use at the embedding (Slot::kEmbedding) has token_ids and an empty x.
 
   // [rows, hidden] after the embedding lookup: write virtual rows, add to token rows.
   virtual void token_rows(HookContext&, std::span<const HookUse>, Matrix rows) const;
@@ -175,10 +174,15 @@ class Method {
   virtual bool wants_output(const MethodConfig&, const Module&) const { return false; }
   virtual void projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
                                  Matrix y) const;
-  // Before the frozen backward: add to dx what does not go through W, and change dy in place to what the
-  // frozen projection is to see.
+  // Its backward has two parts. Before that of W, only of a method that changes_dy(): dy in place to what W
+  // is to see.
+  virtual bool changes_dy() const { return false; }
   virtual void projection_output_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
-                                          Matrix dy, Matrix dx) const;
+                                          Matrix dy) const;
+  // After it: what goes beside W, not through it, with dy as W saw it; adds to dx, which has only the rows
+  // that go on below this layer (lower_rows_of) and is empty where none does.
+  virtual void projection_branch_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix /*x*/,
+                                          Matrix /*dy*/, Matrix /*dx*/) const {}
 
   // Learned pairs before a sequence's own: [prefix_rows, kv_size] each, no rotary. Gradients are accumulated
   // into the second.

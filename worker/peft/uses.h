@@ -12,6 +12,11 @@ inline Matrix rows_of(const HookUse& use, Matrix rows) {
   return rows.row_range(use.row, use.rows);
 }
 
+// Of a gradient that only the first rows of the matrices at hand have: empty where the use's are not of them.
+inline Matrix lower_rows_of(const HookUse& use, Matrix dx) {
+  return use.row < dx.rows ? rows_of(use, dx) : Matrix{};
+}
+
 // Empty where no gradient is wanted.
 inline Matrix gradient_of(const HookUse& use, size_t number) {
   if (!use.segment->training || use.adapter->gradients.empty()) return {};

@@ -129,7 +129,14 @@ class EveryHook final : public Method {
       context.backend().scale_columns({&scale, 1});
     }
   }
+  bool changes_dy() const override { return true; }
   void projection_output_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
+                                  Matrix, Matrix dy) const override {
+    if (module.slot == Slot::kEmbedding) return;
+    for (const HookUse& use : uses)
+      unscale(context, use, int(module.slot), module.path + ".c", part(use, dy));
+  }
+  void projection_branch_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
                                   Matrix x, Matrix dy, Matrix dx) const override {
     for (const HookUse& use : uses) {
       if (module.slot == Slot::kEmbedding) {
@@ -137,14 +144,13 @@ class EveryHook final : public Method {
         context.backend().scatter_add_rows({&item, 1});
         continue;
       }
-      unscale(context, use, int(module.slot), module.path + ".c", part(use, dy));
       const MatmulItem da{.a = part(use, dy),
                           .b = part(use, x),
                           .c = gradient(use, module.path + ".A"),
                           .transpose_a = true,
                           .accumulate = true};
       context.backend().grouped_matmul({&da, 1}, context.compute());
-      if (dx.empty()) continue;
+      if (use.row >= dx.rows) continue;
       const MatmulItem through{
           .a = part(use, dy), .b = value(use, module.path + ".A"), .c = part(use, dx), .accumulate = true};
       context.backend().grouped_matmul({&through, 1}, context.compute());

@@ -84,6 +84,23 @@ TEST_P(StageBitsTest, JobAloneHasTheBitsItHasInCompany) {
   }
 }
 
+// Some train all layers, some end above the first, some change a projection's input, all in one pack.
+TEST_P(StageBitsTest, GradientsInCompanyAreThoseOfTheReferenceAlone) {
+  const Results together = run_packs(backbone, options(), everybody());
+  for (const TestJob& job : jobs) {
+    const Results alone = run_packs(backbone, {.backend = "ref"}, {{{&job, 0}}, {{&job, 1}}});
+    for (const auto& [name, expected] : alone.at(job.name).gradients) {
+      const std::vector<float>& gradient = together.at(job.name).gradients.at(name);
+      double error = 0, norm = 0;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        error += std::pow(double(gradient[i]) - double(expected[i]), 2);
+        norm += std::pow(double(expected[i]), 2);
+      }
+      EXPECT_LE(std::sqrt(error), 1e-4 * std::sqrt(norm)) << job.name << " " << name;
+    }
+  }
+}
+
 TEST_P(StageBitsTest, OrderOfSegmentsShowsInNoBits) {
   auto packs = everybody();
   const Results expected = run_packs(backbone, options(), packs);
