@@ -38,6 +38,8 @@ bool HookCalls::Asks::operator()(const CachedAdapter& cached) const {
       return cached.wants->input[number];
     case Hook::kOutput:
       return cached.wants->output[number];
+    case Hook::kBoth:
+      return cached.wants->input[number] && cached.wants->output[number];
     case Hook::kOutputGradient:
       return cached.wants->output[number] && cached.adapter.config->method().changes_dy();
     case Hook::kSublayer:

@@ -4,7 +4,8 @@
 // once, in pack order.
 //
 // The order at a projection y = f(W g(x)), g and f the hooks on input and output:
-//   forward   projection_input on a copy of x; the frozen product; projection_output with the x of before g.
+//   forward   projection_input on a copy of x (on x itself where nobody needs that any more); the frozen
+//             product; projection_output with the x of before g.
 //   backward  projection_output_backward leaves in dy what W is to see; then the frozen product, which is
 //             written to dx or added to it; where there is a g, projection_input_backward turns the product
 //             before it gets there (backbone/linear.cc); projection_branch_backward adds its part last.
@@ -76,6 +77,7 @@ class HookCalls final : public HookContext {
   // --- what takes part
   bool wants_input(const Module& module) const { return any(input(module)); }
   bool wants_output(const Module& module) const { return any(output(module)); }
+  bool wants_both(const Module& module) const { return any(both(module)); }  // one adapter
   bool changes_dy(const Module& module) const { return any(output_gradient(module)); }
   bool wants_sublayer(Sublayer sublayer) const { return any(after(sublayer)); }
   // The rows [first, second) that change the module's input, ascending.
@@ -102,7 +104,7 @@ class HookCalls final : public HookContext {
   bool backward_follows(const HookUse& use) const override;
 
  private:
-  enum class Hook { kTokenRows, kInput, kOutput, kOutputGradient, kSublayer };
+  enum class Hook { kTokenRows, kInput, kOutput, kBoth, kOutputGradient, kSublayer };
   // Whether an adapter takes part in a hook at a place.
   struct Asks {
     Hook hook;
@@ -111,6 +113,7 @@ class HookCalls final : public HookContext {
   };
   Asks input(const Module& module) const { return {Hook::kInput, size_t(module_number(config_, module))}; }
   Asks output(const Module& module) const { return {Hook::kOutput, size_t(module_number(config_, module))}; }
+  Asks both(const Module& module) const { return {Hook::kBoth, size_t(module_number(config_, module))}; }
   Asks output_gradient(const Module& module) const {
     return {Hook::kOutputGradient, size_t(module_number(config_, module))};
   }

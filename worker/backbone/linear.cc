@@ -14,15 +14,18 @@ Projection::Projection(Backend& backend, const BackboneWeights& weights, const M
   if (bias) bias_ = upload_vector(backend, *bias);
 }
 
-void Projection::forward(HookCalls& hooks, Matrix x, Matrix y) const {
+void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const {
   const auto product = [&](Matrix input) {
     if (hooks.decoding()) return hooks.backend().linear_decoding(*weight_, input, bias_.matrix, y);
     hooks.backend().linear(*weight_, input, bias_.matrix, y);
   };
   if (hooks.wants_input(module_)) {
-    const Rows changed = copy_of(hooks.backend(), x);
-    hooks.projection_input(module_, changed.matrix);
-    product(changed.matrix);
+    // Who changes its input and knows it at the output as well is to find it there as it was.
+    const bool in_place = spare && !hooks.wants_both(module_);
+    const Rows copy = in_place ? Rows{} : copy_of(hooks.backend(), x);
+    const Matrix changed = in_place ? x : copy.matrix;
+    hooks.projection_input(module_, changed);
+    product(changed);
   } else {
     product(x);
   }

@@ -23,8 +23,8 @@ class Projection {
   const FrozenWeight& weight() const { return *weight_; }
   size_t bytes() const { return weight_->bytes() + bias_.buffer.bytes(); }
 
-  // x [rows, in] stays as it is, y [rows, out].
-  void forward(HookCalls& hooks, Matrix x, Matrix y) const;
+  // x [rows, in] stays as it is, unless it is spare: hooks may change that one in place. y [rows, out].
+  void forward(HookCalls& hooks, Matrix x, Matrix y, bool spare = false) const;
 
   // Whether backward reads x.
   bool backward_needs_input(const HookCalls& hooks) const {

@@ -49,7 +49,7 @@ void Mlp::forward(BlockRun& run, Matrix x, Matrix y, MlpKept* kept, int64_t kept
   }
   gate = {};
   up = {};
-  down_.forward(run.hooks, product.matrix, y);
+  down_.forward(run.hooks, product.matrix, y, true);
 }
 
 void Mlp::backward(BlockRun& run, MlpKept kept, Matrix x, Matrix dy, Matrix dx) const {

@@ -163,7 +163,7 @@ class Method {
   virtual void token_rows(HookContext&, std::span<const HookUse>, Matrix rows) const;
   virtual void token_rows_backward(HookContext&, std::span<const HookUse>, Matrix drows) const;
 
-  // x [rows, in] is the block's own copy where any use is asked for: change it in place. dx: in place too.
+  // x [rows, in] is the projection's own where any use is asked for: change it in place. dx: in place too.
   virtual bool wants_input(const MethodConfig&, const Module&) const { return false; }
   virtual void projection_input(HookContext&, const Module&, std::span<const HookUse>, Matrix x) const;
   // x: as it was before the forward's change.
