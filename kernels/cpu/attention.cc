@@ -485,6 +485,7 @@ HeadTask head_task(const AttentionShape& shape, const AttentionItem& item, int64
 void CpuBackend::attention(const AttentionShape& shape, std::span<const AttentionItem> items, DType compute) {
   CHECK(!unsupported(compute));
   std::vector<HeadTask> tasks;
+  tasks.reserve(items.size() * size_t(shape.kv_heads));
   int64_t most_queries = 0;
   for (const AttentionItem& item : items) {
     check_item(shape, item);
@@ -512,6 +513,7 @@ void CpuBackend::attention_backward(const AttentionShape& shape, std::span<const
                                     DType compute) {
   CHECK(!unsupported(compute));
   std::vector<HeadTask> tasks;
+  tasks.reserve(items.size() * size_t(shape.kv_heads));
   std::vector<Buffer> prefix_gradients;
   std::vector<UnaryItem> additions;
   int64_t most_queries = 0;

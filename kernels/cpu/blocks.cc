@@ -1,6 +1,7 @@
 #include "kernels/cpu/blocks.h"
 
 #include <numeric>
+#include <utility>
 
 namespace coppice {
 namespace {
@@ -57,8 +58,10 @@ BlockPlan plan_blocks(std::span<const Matrix> outputs, Cut cut) {
   const std::vector<size_t> group = group_items(outputs);
   plan.members.resize(outputs.size());
   std::iota(plan.members.begin(), plan.members.end(), int64_t(0));
-  std::stable_sort(plan.members.begin(), plan.members.end(),
-                   [&](int64_t a, int64_t b) { return group[size_t(a)] < group[size_t(b)]; });
+  std::sort(plan.members.begin(), plan.members.end(), [&](int64_t a, int64_t b) {
+    return std::pair(group[size_t(a)], a) < std::pair(group[size_t(b)], b);
+  });
+  plan.tasks.reserve(outputs.size());
   for (size_t first = 0, end; first < plan.members.size(); first = end) {
     const Matrix& output = outputs[size_t(plan.members[first])];
     bool whole = false;

@@ -215,6 +215,7 @@ void CpuBackend::grouped_matmul(std::span<const MatmulItem> items, DType compute
   CHECK(!unsupported(compute));
   const bool bf16 = compute == DType::kBF16;
   std::vector<Matrix> outputs;
+  outputs.reserve(items.size());
   for (const MatmulItem& item : items) {
     check_item(item);
     outputs.push_back(item.c);

@@ -92,6 +92,7 @@ void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy,
        dk = make_rows(backend, run.rows, key_.module().out);
   Rows dv = make_rows(backend, run.rows, key_.module().out);
   std::vector<AttentionBackwardItem> backward_items;
+  backward_items.reserve(run.pack.sequences().size());
   for (const AttentionItem& item :
        items(run, q.matrix, k.matrix, kept.v.matrix, kept.out.matrix, kept.log_sum.matrix)) {
     const RowsOfSequence& sequence = run.pack.sequences()[backward_items.size()];
@@ -115,6 +116,7 @@ void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy,
 std::vector<AttentionItem> Attention::items(const BlockRun& run, Matrix q, Matrix k, Matrix v, Matrix out,
                                             Matrix log_sum) const {
   std::vector<AttentionItem> items;
+  items.reserve(run.pack.sequences().size());
   for (const RowsOfSequence& sequence : run.pack.sequences()) {
     if (sequence.row >= run.rows) break;
     const auto part = [&](Matrix rows) {
