@@ -22,6 +22,17 @@ void round_row(const float* from, int64_t cols, uint16_t* to) {
   for (; c < cols; ++c) to[c] = to_bf16(from[c]);
 }
 
+void widen_row(const uint16_t* from, int64_t cols, float* to) {
+  const Words words;
+  const hn::Rebind<uint16_t, Words> halves;
+  int64_t c = 0;
+  for (; c + kLanes <= cols; c += kLanes) {
+    const auto bits = hn::ShiftLeft<16>(hn::PromoteTo(words, hn::LoadU(halves, from + c)));
+    store(hn::BitCast(Floats(), bits), to + c, Whole());
+  }
+  for (; c < cols; ++c) to[c] = from_bf16(from[c]);
+}
+
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace coppice
@@ -37,6 +48,7 @@ namespace coppice {
 namespace {
 
 HWY_EXPORT(round_row);
+HWY_EXPORT(widen_row);
 
 uint16_t half_at(const std::byte* bytes, int64_t i) {
   uint16_t bits;
@@ -49,6 +61,10 @@ uint16_t half_at(const std::byte* bytes, int64_t i) {
 void round_rows_to_bf16(const Matrix& x, uint16_t* to) {
   for (int64_t r = 0; r < x.rows; ++r)
     HWY_DYNAMIC_DISPATCH(round_row)(f32_row(x, r), x.cols, to + r * x.cols);
+}
+
+void widen_bf16(const uint16_t* from, int64_t count, float* to) {
+  HWY_DYNAMIC_DISPATCH(widen_row)(from, count, to);
 }
 
 void read_f32(const TensorView& view, int64_t begin, int64_t count, float* to) {

@@ -311,9 +311,8 @@ void CpuBackend::copy(std::span<const UnaryItem> items) {
           } else if (item.y.dtype == DType::kBF16) {
             round_rows_to_bf16(item.x.row_range(r, 1), reinterpret_cast<uint16_t*>(row_bytes(item.y, r)));
           } else {
-            const auto* const from = reinterpret_cast<const uint16_t*>(row_bytes(item.x, r));
-            float* const to = f32_row(item.y, r);
-            for (int64_t c = 0; c < item.x.cols; ++c) to[c] = from_bf16(from[c]);
+            widen_bf16(reinterpret_cast<const uint16_t*>(row_bytes(item.x, r)), item.x.cols,
+                       f32_row(item.y, r));
           }
         }
       });
@@ -416,7 +415,7 @@ void CpuBackend::gather_rows(std::span<const GatherItem> items) {
           if (item.table.dtype == DType::kF32) {
             std::copy_n(reinterpret_cast<const float*>(from), item.table.cols, to);
           } else if (item.table.dtype == DType::kBF16) {
-            for (int64_t c = 0; c < item.table.cols; ++c) to[c] = from_bf16(half[c]);
+            widen_bf16(half, item.table.cols, to);
           } else {
             for (int64_t c = 0; c < item.table.cols; ++c) to[c] = from_f16(half[c]);
           }
