@@ -200,7 +200,7 @@ class Engine {
   std::set<JobRun*, ByLastCommit> unsaved_;  // and no commit of it is being written
   Jobs urgent_;                              // unsaved, and somebody waits for it
   int saving_ = 0;                           // jobs of which a commit is being written
-  bool room_ = false;                        // a job has left since those that wait were looked at
+  bool room_ = false;                        // there may be more room since those that wait were looked at
   std::vector<Pipeline> pipelines_;
   std::map<uint64_t, InFlightPack> packs_;
   uint64_t next_pack_ = 1;

@@ -198,10 +198,10 @@ void Engine::load_job(JobRun& run) {
   const auto loaded = std::make_shared<Loaded>();
   run.reading = true;
   reads_.submit(
-      [this, spec = run.job->spec, data_bytes = run.memory.data_bytes, loaded] {
+      [this, spec = run.job->spec, most_bytes = data_bytes(run.memory.data), loaded] {
         if (stopping_) return;
         try {
-          loaded->job = prepare_job(spec, backbone_, data_bytes);
+          loaded->job = prepare_job(spec, backbone_, most_bytes);
         } catch (const Error& error) {
           loaded->grew = error.code() == ErrorCode::kExhausted;
           loaded->error = error.what();
@@ -223,6 +223,8 @@ void Engine::load_job(JobRun& run) {
         run.shown_only = now == nullptr;
         if (run.shown_only) return fail(run, loaded->error);
         run.job = std::move(loaded->job);
+        // It may share now what it was counted with alone.
+        if (run.memory.data != run.job->memory.data) room_ = true;
         run.memory = run.job->memory;
         load_tensors(run);
       });

@@ -46,7 +46,7 @@ void check_beside(const JobSpec& spec, const MethodConfig& adapter, const Backbo
 
 void PreparedJob::unload() {
   batching.reset();
-  for (Dataset* set : {&data.train, &data.eval}) std::vector<Example>().swap(set->examples);
+  for (auto* set : {&data.train, &data.eval}) *set = std::make_shared<Dataset>((*set)->without_examples());
   std::vector<Tensor>().swap(initial);
 }
 
@@ -55,12 +55,15 @@ Preparation::Preparation(const Backbone& backbone, int64_t most_bytes)
 
 std::unique_ptr<PreparedJob> Preparation::prepare(const JobSpec& spec) {
   auto job = prepare_job(spec, backbone_, most_bytes_ - held_bytes_);
-  int64_t bytes = job->memory.data_bytes;
+  int64_t bytes = 0;
+  for (const DataPart& part : job->memory.data) bytes += held_.contains(part.dataset) ? 0 : part.bytes;
   for (const Tensor& tensor : job->initial) bytes += int64_t(tensor.values.size() * sizeof(float));
   if (held_bytes_ + bytes > most_bytes_ / 2) {
     job->unload();
   } else {
     held_bytes_ += bytes;
+    for (const DataPart& part : job->memory.data)
+      if (part.dataset != 0) held_.insert(part.dataset);
   }
   return job;
 }
@@ -92,12 +95,12 @@ std::unique_ptr<PreparedJob> prepare_job(const JobSpec& spec, const Backbone& ba
                     backbone.config.max_positions);
     data.max_length = std::min(data.length_limit(), positions);
     const Tokenizer* tokenizer = backbone.tokenizer ? &*backbone.tokenizer : nullptr;
-    job->data = read_job_data(job->spec, tokenizer, backbone.config.vocabulary,
+    job->data = read_job_data(job->spec, *backbone.datasets, tokenizer, backbone.config.vocabulary,
                               job->method->virtual_rows() > 0, most_data_bytes);
     job->batching = std::make_unique<Batching>(job->data, job->spec, job->method->virtual_rows());
     job->total_steps = job->batching->total_steps();
     const Batching& batching = *job->batching;
-    job->memory = {job->method.get(),        data_bytes(job->data),      batching.max_micro_batch_rows(),
+    job->memory = {job->method.get(),        parts_of(job->data),        batching.max_micro_batch_rows(),
                    batching.max_step_rows(), batching.evaluation_rows(), spec.train.gradient_checkpointing};
   } catch (const Error& error) {
     throw Error(error.code(), fmt::format("job {}: {}", spec.name, error.what()));

@@ -21,19 +21,18 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
   std::printf("%-*s %-14s %8s %12s %12s %10s\n", width, "job", "method", "steps", "tokens/epoch",
               "parameters", "MiB");
   std::vector<JobMemory> all;
-  int64_t adapters = 0;
   for (const auto& job : jobs) {
     all.push_back(job->memory);
     const int64_t bytes = model.job_bytes(all.back());
-    adapters += bytes;
     std::printf("%-*s %-14s %8lld %12lld %12lld %10.1f\n", width, job->spec.name.c_str(),
                 std::string(job->method->method().peft_type()).c_str(),
-                static_cast<long long>(job->total_steps), static_cast<long long>(job->data.train.tokens),
+                static_cast<long long>(job->total_steps), static_cast<long long>(job->data.train->tokens),
                 static_cast<long long>(job->method->trainable_parameters()), mebibytes(bytes));
   }
   std::printf("weights %.1f MiB, packs of %lld rows %.1f MiB, adapters %.1f MiB, in all %.1f MiB",
               mebibytes(model.weight_bytes), static_cast<long long>(model.largest_pack_rows(all)),
-              mebibytes(model.packs_bytes(all)), mebibytes(adapters), mebibytes(model.total_bytes(all)));
+              mebibytes(model.packs_bytes(all)), mebibytes(model.jobs_bytes(all)),
+              mebibytes(model.total_bytes(all)));
   if (model.limit_bytes < INT64_MAX) std::printf("; %.0f MiB are there", mebibytes(model.limit_bytes));
   std::printf("\n");
 }
@@ -84,12 +83,13 @@ MemoryModel check_memory(const Jobs& jobs, const std::vector<bool>& ended, const
 
 // What data.on_long did is never silent.
 void tell_left_out(const PreparedJob& job) {
-  for (const auto* data : {&job.data.train, &job.data.eval}) {
-    if (data->truncated + data->dropped == 0) continue;
+  for (const bool training : {true, false}) {
+    const Dataset& data = training ? *job.data.train : *job.data.eval;
+    if (data.truncated + data.dropped == 0) continue;
     std::fprintf(stderr, "%s: %s rows longer than %lld tokens: %lld truncated, %lld dropped\n",
-                 job.spec.name.c_str(), data == &job.data.train ? "training" : "evaluation",
-                 static_cast<long long>(job.spec.data.length_limit()),
-                 static_cast<long long>(data->truncated), static_cast<long long>(data->dropped));
+                 job.spec.name.c_str(), training ? "training" : "evaluation",
+                 static_cast<long long>(job.spec.data.length_limit()), static_cast<long long>(data.truncated),
+                 static_cast<long long>(data.dropped));
   }
 }
 

@@ -48,14 +48,14 @@ Batching::Batching(const JobData& data, const JobSpec& spec, int64_t virtual_row
   max_rows_ = train_.max_tokens_per_micro_batch > 0
                   ? train_.max_tokens_per_micro_batch
                   : std::max(kDefaultTokens, spec.data.length_limit() + virtual_rows);
-  if (data.train.examples.empty()) throw invalid("jobs.{}: there is no training data", spec.name);
-  check_lengths(data.train, "training", spec, virtual_rows, max_rows_);
-  check_lengths(data.eval, "evaluation", spec, virtual_rows, max_rows_);
+  if (data.train->examples.empty()) throw invalid("jobs.{}: there is no training data", spec.name);
+  check_lengths(*data.train, "training", spec, virtual_rows, max_rows_);
+  check_lengths(*data.eval, "evaluation", spec, virtual_rows, max_rows_);
 }
 
 int64_t Batching::steps_per_epoch() const {
   const int64_t batches =
-      ceil_divide(int64_t(data_.train.examples.size()), train_.per_device_train_batch_size);
+      ceil_divide(int64_t(data_.train->examples.size()), train_.per_device_train_batch_size);
   return ceil_divide(batches, train_.gradient_accumulation_steps);
 }
 
@@ -66,7 +66,7 @@ int64_t Batching::total_steps() const {
 
 const std::vector<int64_t>& Batching::order(int64_t epoch) const {
   if (ordered_epoch_ == epoch) return order_;
-  order_.resize(data_.train.examples.size());
+  order_.resize(data_.train->examples.size());
   std::iota(order_.begin(), order_.end(), int64_t(0));
   if (shuffle_) {
     // Fisher and Yates; each epoch from the file's order, so that any step can be made without those before
@@ -100,7 +100,7 @@ std::vector<MicroBatch> Batching::cut(const std::vector<const Example*>& example
 
 StepPlan Batching::step(int64_t step) const {
   CHECK(step >= 0);
-  const int64_t size = int64_t(data_.train.examples.size());
+  const int64_t size = int64_t(data_.train->examples.size());
   const int64_t epoch = step / steps_per_epoch();
   const int64_t in_epoch = step % steps_per_epoch();
   const int64_t per_step = train_.per_device_train_batch_size * train_.gradient_accumulation_steps;
@@ -110,7 +110,7 @@ StepPlan Batching::step(int64_t step) const {
   std::vector<const Example*> examples;
   StepPlan plan;
   for (int64_t i = begin; i < end; ++i) {
-    examples.push_back(&data_.train.examples[size_t(order[size_t(i)])]);
+    examples.push_back(&data_.train->examples[size_t(order[size_t(i)])]);
     plan.tokens += int64_t(examples.back()->tokens.size());
   }
   plan.micro_batches = cut(examples, train_.per_device_train_batch_size);
@@ -125,7 +125,7 @@ StepPlan Batching::step(int64_t step) const {
 StepPlan Batching::evaluation() const {
   std::vector<const Example*> examples;
   StepPlan plan;
-  for (const Example& example : data_.eval.examples) {
+  for (const Example& example : data_.eval->examples) {
     examples.push_back(&example);
     plan.tokens += int64_t(example.tokens.size());
   }
@@ -135,7 +135,7 @@ StepPlan Batching::evaluation() const {
 }
 
 bool Batching::evaluates_after(int64_t step) const {
-  if (data_.eval.examples.empty()) return false;
+  if (data_.eval->examples.empty()) return false;
   if (step == 0) return train_.eval_on_start;
   const bool last = step == total_steps();
   if (last && (train_.eval_at_end || train_.eval_strategy != EvalStrategy::kNo)) return true;
@@ -148,17 +148,17 @@ bool Batching::evaluates_after(int64_t step) const {
 
 int64_t Batching::max_micro_batch_rows() const {
   return std::min(max_rows_,
-                  std::max(most_rows(data_.train, train_.per_device_train_batch_size, virtual_rows_),
-                           most_rows(data_.eval, train_.per_device_eval_batch_size, virtual_rows_)));
+                  std::max(most_rows(*data_.train, train_.per_device_train_batch_size, virtual_rows_),
+                           most_rows(*data_.eval, train_.per_device_eval_batch_size, virtual_rows_)));
 }
 
 int64_t Batching::max_step_rows() const {
-  return most_rows(data_.train, train_.per_device_train_batch_size * train_.gradient_accumulation_steps,
+  return most_rows(*data_.train, train_.per_device_train_batch_size * train_.gradient_accumulation_steps,
                    virtual_rows_);
 }
 
 int64_t Batching::evaluation_rows() const {
-  return data_.eval.tokens + virtual_rows_ * int64_t(data_.eval.examples.size());
+  return data_.eval->tokens + virtual_rows_ * int64_t(data_.eval->examples.size());
 }
 
 }  // namespace coppice

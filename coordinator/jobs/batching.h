@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "coordinator/jobs/dataset.h"
 #include "coordinator/jobs/job.h"
+#include "coordinator/jobs/job_data.h"
 
 namespace coppice {
 

@@ -1,13 +1,10 @@
 #include "coordinator/jobs/dataset.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
-#include <numeric>
 #include <utility>
 
 #include "common/base/error.h"
-#include "common/base/random.h"
 #include "common/io/jsonl.h"
 #include "coordinator/jobs/rows.h"
 
@@ -30,53 +27,6 @@ class Fingerprint {
   uint64_t value_ = 0;
 };
 
-// The figures that follow from the examples.
-void count(Dataset& dataset) {
-  Fingerprint fingerprint;
-  dataset.tokens = 0;
-  for (const Example& example : dataset.examples) {
-    dataset.tokens += int64_t(example.tokens.size());
-    fingerprint.add(example.tokens.size());
-    for (size_t i = 0; i < example.tokens.size(); ++i) {
-      fingerprint.add(uint64_t(uint32_t(example.tokens[i])) << 32 | uint32_t(example.labels[i]));
-    }
-  }
-  dataset.fingerprint = fingerprint.value();
-}
-
-// How many of n rows are held out; as many as HF datasets' train_test_split takes for the same share or
-// number.
-size_t held_out(double split, size_t rows, const std::string& path) {
-  const double wanted = split < 1 ? std::ceil(split * double(rows)) : split;
-  if (wanted >= double(rows)) {
-    throw invalid("{}: data.eval_split holds out {} of {} rows; at least one must be left to train on", path,
-                  wanted, rows);
-  }
-  return size_t(wanted);
-}
-
-// Moves rows drawn by the seed from train to eval; both keep the file's order.
-void split_off(JobData& data, const JobSpec& spec) {
-  std::vector<Example>& rows = data.train.examples;
-  const size_t held = held_out(spec.data.eval_split, rows.size(), spec.data.train);
-  std::vector<size_t> order(rows.size());
-  std::iota(order.begin(), order.end(), size_t(0));
-  Random random(stream_key(spec.train.seed, Purpose::kSplit, {}));
-  std::vector<bool> out(rows.size(), false);
-  for (size_t i = 0; i < held; ++i) {
-    std::swap(order[i], order[i + random.below(rows.size() - i)]);
-    out[order[i]] = true;
-  }
-  std::vector<Example> kept;
-  kept.reserve(rows.size() - held);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    (out[i] ? data.eval.examples : kept).push_back(std::move(rows[i]));
-  }
-  rows = std::move(kept);
-  count(data.train);
-  count(data.eval);
-}
-
 }  // namespace
 
 int64_t Example::bytes() const {
@@ -90,6 +40,35 @@ int64_t Example::targets(bool virtual_rows) const {
   const size_t first = virtual_rows ? 0 : 1;
   if (labels.size() <= first) return 0;
   return int64_t(labels.size() - first) - std::count(labels.begin() + first, labels.end(), kIgnored);
+}
+
+void Dataset::count() {
+  Fingerprint of_all;
+  tokens = 0;
+  for (const Example& example : examples) {
+    tokens += int64_t(example.tokens.size());
+    of_all.add(example.tokens.size());
+    for (size_t i = 0; i < example.tokens.size(); ++i) {
+      of_all.add(uint64_t(uint32_t(example.tokens[i])) << 32 | uint32_t(example.labels[i]));
+    }
+  }
+  fingerprint = of_all.value();
+}
+
+int64_t Dataset::bytes() const {
+  // The vector has room for more than it holds.
+  int64_t bytes = int64_t((examples.capacity() - examples.size()) * sizeof(Example));
+  for (const Example& example : examples) bytes += example.bytes();
+  return bytes;
+}
+
+Dataset Dataset::without_examples() const {
+  Dataset figures;
+  figures.tokens = tokens;
+  figures.truncated = truncated;
+  figures.dropped = dropped;
+  figures.fingerprint = fingerprint;
+  return figures;
 }
 
 Dataset read_dataset(const std::string& path, const DataArguments& data, const Tokenizer* tokenizer,
@@ -149,20 +128,8 @@ Dataset read_dataset(const std::string& path, const DataArguments& data, const T
                   max_length);
   }
   if (dataset.examples.empty()) throw invalid("{}: the file has no rows", path);
-  count(dataset);
+  dataset.count();
   return dataset;
-}
-
-JobData read_job_data(const JobSpec& spec, const Tokenizer* tokenizer, int64_t vocabulary, bool virtual_rows,
-                      int64_t most_bytes) {
-  JobData data;
-  data.train = read_dataset(spec.data.train, spec.data, tokenizer, vocabulary, virtual_rows, most_bytes);
-  if (spec.data.eval) {
-    data.eval = read_dataset(*spec.data.eval, spec.data, tokenizer, vocabulary, virtual_rows, most_bytes);
-  } else if (spec.data.eval_split > 0) {
-    split_off(data, spec);
-  }
-  return data;
 }
 
 }  // namespace coppice

@@ -55,16 +55,18 @@ std::vector<JobMemory> of_kind(std::span<const JobMemory> jobs, bool checkpointi
 
 }  // namespace
 
-int64_t data_bytes(const JobData& data) {
-  constexpr int64_t kBlock = 16;  // of an allocation, beside what was asked for
+DataParts parts_of(const JobData& data) {
+  const Dataset &train = *data.train, &eval = *data.eval;
+  const int64_t order_bytes = int64_t((train.examples.size() + eval.examples.size()) * sizeof(int64_t));
+  DataParts parts = {
+      DataPart{0, order_bytes}, {train.identity, train.bytes()}, {eval.identity, eval.bytes()}};
+  if (data.train == data.eval) parts[2] = {};
+  return parts;
+}
+
+int64_t data_bytes(const DataParts& parts) {
   int64_t bytes = 0;
-  for (const Dataset* set : {&data.train, &data.eval}) {
-    bytes += int64_t(set->examples.capacity() * sizeof(Example) + set->examples.size() * sizeof(int64_t));
-    for (const Example& example : set->examples) {
-      bytes +=
-          2 * kBlock + int64_t((example.tokens.capacity() + example.labels.capacity()) * sizeof(int32_t));
-    }
-  }
+  for (const DataPart& part : parts) bytes += part.bytes;
   return bytes;
 }
 
@@ -198,7 +200,21 @@ int64_t MemoryModel::stage_bytes(const JobMemory& job) const {
 }
 
 int64_t MemoryModel::job_bytes(const JobMemory& job) const {
-  return kShardCopies * shard_bytes(job) + stage_bytes(job) + (coordinator ? kJobBytes + job.data_bytes : 0);
+  return kShardCopies * shard_bytes(job) + stage_bytes(job) +
+         (coordinator ? kJobBytes + data_bytes(job.data) : 0);
+}
+
+int64_t MemoryModel::jobs_bytes(std::span<const JobMemory> jobs) const {
+  int64_t bytes = 0;
+  std::set<int64_t> counted;  // datasets
+  for (const JobMemory& job : jobs) {
+    bytes += job_bytes(job);
+    if (!coordinator) continue;
+    for (const DataPart& part : job.data) {
+      if (part.dataset != 0 && !counted.insert(part.dataset).second) bytes -= part.bytes;
+    }
+  }
+  return bytes;
 }
 
 // What is there of adapters for a while, and of stores. Gradients are on a stage from the first backward of a
@@ -234,8 +250,7 @@ int64_t MemoryModel::store_bytes(int64_t written_bytes) const {
 
 int64_t MemoryModel::total_bytes(std::span<const JobMemory> jobs) const {
   int64_t bytes = processes * (kProcessBytes + (in_turn ? 0 : kMpiBytes)) + weight_bytes;
-  for (const JobMemory& job : jobs) bytes += job_bytes(job);
-  return bytes + packs_bytes(jobs) + passing_bytes(jobs);
+  return bytes + jobs_bytes(jobs) + packs_bytes(jobs) + passing_bytes(jobs);
 }
 
 FitAnswer MemoryModel::fit(const std::string& job, const JobMemory& wanted,

@@ -4,12 +4,13 @@
 // with the numbers. One model a host: what of the run is there is given in. The measured peak of a run lies
 // within 10 % of total_bytes (tests/integration/test_memory.py; `coppice bench` prints both). Thread: any.
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "coordinator/jobs/dataset.h"
+#include "coordinator/jobs/job_data.h"
 #include "coordinator/schedule/planner.h"
 #include "kernels/backend.h"
 #include "worker/backbone/config.h"
@@ -17,16 +18,26 @@
 
 namespace coppice {
 
+// Of the memory of a job's data: a dataset, which other jobs may share (by its identity), or what is the
+// job's own (0).
+struct DataPart {
+  int64_t dataset = 0;
+  int64_t bytes = 0;
+  bool operator==(const DataPart&) const = default;
+};
+using DataParts = std::array<DataPart, 3>;  // each dataset once
+DataParts parts_of(const JobData& data);    // with the order that batching keeps of its rows
+int64_t data_bytes(const DataParts& parts);
+
 // What a job asks for. Borrows its method.
 struct JobMemory {
   const MethodConfig* method = nullptr;
-  int64_t data_bytes = 0;        // of its examples, on the coordinator's host
+  DataParts data{};              // on the coordinator's host
   int64_t micro_batch_rows = 0;  // of its largest
   int64_t step_rows = 0;         // of all micro-batches of its largest step: a pack may hold them all
   int64_t evaluation_rows = 0;   // of all micro-batches of its evaluation
   bool checkpointing = false;
 };
-int64_t data_bytes(const JobData& data);
 
 // kLater: beside fewer jobs. kNever: not even alone.
 enum class Fit { kNow, kLater, kNever };
@@ -58,7 +69,9 @@ struct MemoryModel {
   int64_t packs_bytes(std::span<const JobMemory> jobs) const;
   int64_t largest_pack_rows(std::span<const JobMemory> jobs) const;
 
-  int64_t job_bytes(const JobMemory& job) const;  // on this host
+  // On this host: of one alone, and of several, which share datasets.
+  int64_t job_bytes(const JobMemory& job) const;
+  int64_t jobs_bytes(std::span<const JobMemory> jobs) const;
   // Of RocksDB's buffers and caches, where so much is written between two flushes.
   int64_t store_bytes(int64_t written_bytes) const;
   // All that a run of these jobs takes here.

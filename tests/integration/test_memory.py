@@ -41,6 +41,17 @@ def several(count, *arguments, **options):
     return lambda folder: [lora(f"job-{i}", folder, *arguments, **options) for i in range(count)]
 
 
+def sweep(count, batch, lengths, rows):
+    """Jobs on one file, which is far larger than what they train on."""
+
+    def jobs(folder):
+        one = lora("sweep", folder, batch, lengths, steps=rows // batch)
+        one["train"]["max_steps"] = 4
+        return [one | {"name": f"sweep-{i}"} for i in range(count)]
+
+    return jobs
+
+
 CASES = {
     "one job": several(1, 4, (512, 512)),
     "one job of mixed lengths": several(1, 8, (32, 512)),
@@ -50,6 +61,7 @@ CASES = {
     "rank 64": several(2, 2, (512, 512), r=64),
     "checkpointing": several(1, 4, (512, 512), gradient_checkpointing=True),
     "short": several(1, 1, (64, 64)),
+    "sixteen jobs on one file": sweep(16, 1, (128, 128), 10000),
 }
 
 

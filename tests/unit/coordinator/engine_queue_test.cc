@@ -30,7 +30,7 @@ class EngineQueueTest : public ::testing::Test {
 TEST_F(EngineQueueTest, AJobThatWaitsHoldsNoData) {
   ASSERT_EQ(second().phase, Phase::kQueued);
   EXPECT_THAT(second().record.reason, ::testing::HasSubstr("does not fit beside 1 other jobs"));
-  EXPECT_TRUE(second().job->data.train.examples.empty());
+  EXPECT_TRUE(second().job->data.train->examples.empty());
   EXPECT_FALSE(second().job->loaded());
   EXPECT_EQ(second().record.total_steps, 3);
   engine().cancel("first");
@@ -103,6 +103,32 @@ TEST_F(EngineQueueTest, AStopLeavesThoseThatWaitAsTheyAre) {
   EXPECT_EQ(second().phase, Phase::kQueued);
   EXPECT_EQ(second().durable_state, JobState::kQueued);
   EXPECT_FALSE(second().unsaved());
+}
+
+// With a copy each they would need twice the memory that is there, and more.
+TEST(EngineQueue, JobsOfOneFileRunBesideOneCopyOfIt) {
+  constexpr int kJobs = 64;
+  std::string rows;
+  for (int i = 0; i < 20'000; ++i) rows += "{\"input_ids\": [1, 2, 3, 4]}\n";
+  EngineRig rig{kJobs, rows};
+  const auto job = [&](int number) -> const JobRun& {
+    return rig.engine().job("sweep" + std::to_string(number));
+  };
+  rig.submit_many(kJobs + 1, 1'000'000, "sweep");
+  const Dataset* const data = job(0).job->data.train.get();
+  EXPECT_EQ(data->examples.size(), 20'000u);
+  for (int i = 0; i < kJobs; ++i) {
+    ASSERT_NE(job(i).phase, Phase::kQueued) << i << ": " << job(i).record.reason;
+    ASSERT_EQ(job(i).job->data.train.get(), data) << i;
+  }
+  const JobRun& waits = job(kJobs);
+  EXPECT_EQ(waits.phase, Phase::kQueued);
+  EXPECT_TRUE(waits.job->data.train->examples.empty());
+  EXPECT_GT(kJobs * data->bytes(), 2 * rig.limit_bytes());
+
+  rig.engine().cancel("sweep0");  // which had read it
+  ASSERT_TRUE(rig.until([&] { return waits.job->loaded(); }));
+  EXPECT_EQ(waits.job->data.train.get(), data);
 }
 
 // As after a restart with less memory.

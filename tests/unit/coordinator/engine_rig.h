@@ -1,6 +1,6 @@
 #pragma once
 // An engine with one stage in this process, on a tiny backbone and a store in memory whose writes can be held
-// up, with room for a given number of small jobs at a time.
+// up, with room for a given number of small jobs at a time, all on one file.
 
 #include <gtest/gtest.h>
 #include <time.h>
@@ -14,6 +14,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/jobs/job_file.h"
 #include "tests/unit/common/io/testing.h"
+#include "tests/unit/coordinator/jobs/settled.h"
 #include "tests/unit/worker/tiny_backbone.h"
 
 namespace coppice {
@@ -55,8 +56,9 @@ class HeldStore : public KvStore {
 class EngineRig {
  public:
   // Room for so many jobs at a time.
-  explicit EngineRig(int64_t running) {
-    write_data("{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}\n");
+  explicit EngineRig(int64_t running,
+                     const std::string& rows = "{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 6]}\n") {
+    write_data(rows);
     std::filesystem::create_directories(folder_.file("adapters"));
     backbone_ = read_backbone(tiny_.folder());
     const std::vector<LayerRange> stages = {{0, backbone_.config.layers}};
@@ -73,6 +75,7 @@ class EngineRig {
     model.stages = stages;
     const auto example = prepare("example", 1);
     model.limit_bytes = model.total_bytes(std::vector<JobMemory>(size_t(running), example->memory));
+    limit_bytes_ = model.limit_bytes;
     options.hosts = {model};
     engine_ = std::make_unique<Engine>(cluster_, *device_.backend, backbone_, store_, std::move(options));
     engine_->on_event([this](const JobEvent& event) { steps_ += event.kind == JobEvent::Kind::kStep; });
@@ -81,8 +84,9 @@ class EngineRig {
   ~EngineRig() { store_.hold(false); }
 
   Engine& engine() { return *engine_; }
-  HeldStore& store() { return store_; }  // to be read while the engine writes nothing
-  void write_data(const std::string& rows) { std::ofstream(folder_.file("rows.jsonl")) << rows; }
+  HeldStore& store() { return store_; }                 // to be read while the engine writes nothing
+  int64_t limit_bytes() const { return limit_bytes_; }  // of memory
+  void write_data(const std::string& rows) { write_settled(folder_.file("rows.jsonl"), rows); }
   void remove_data() { std::filesystem::remove(folder_.file("rows.jsonl")); }
   void submit(const std::string& name, int64_t steps, int64_t rank = 2) {
     engine_->submit(prepare(name, steps, rank), std::nullopt);
@@ -139,7 +143,7 @@ class EngineRig {
   Backbone backbone_;
   HeldStore store_;
   std::unique_ptr<Engine> engine_;
-  int64_t steps_ = 0;
+  int64_t steps_ = 0, limit_bytes_ = 0;
 };
 
 }  // namespace coppice

@@ -12,13 +12,13 @@ namespace coppice {
 namespace {
 
 // Sequences of the given lengths; the first token of each is its number.
-Dataset dataset_of(const std::vector<int64_t>& lengths) {
-  Dataset dataset;
+std::shared_ptr<const Dataset> dataset_of(const std::vector<int64_t>& lengths) {
+  auto dataset = std::make_shared<Dataset>();
   for (size_t i = 0; i < lengths.size(); ++i) {
     Example example;
     example.tokens.assign(size_t(lengths[i]), int32_t(i));
     example.labels = example.tokens;
-    dataset.examples.push_back(example);
+    dataset->examples.push_back(example);
   }
   return dataset;
 }
@@ -124,7 +124,7 @@ TEST_F(CutTest, RefusesASequenceAboveTheBoundWithBothNumbers) {
   data_.eval = dataset_of({13});
   expect_error(ErrorCode::kInvalid, "jobs.tone: evaluation sequence 1 has 13 tokens, but",
                [&] { Batching(data_, spec_, 0); });
-  data_.train = {};
+  data_.train = dataset_of({});
   expect_error(ErrorCode::kInvalid, "jobs.tone: there is no training data",
                [&] { Batching(data_, spec_, 0); });
 }

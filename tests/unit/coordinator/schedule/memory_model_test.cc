@@ -30,8 +30,10 @@ class MemoryModelTest : public ::testing::Test {
     model_.limit_bytes = 1024 * kMebibyte;
     method_ = configure_method(Json{{"peft_type", "LORA"}, {"r", 8}, {"target_modules", "all-linear"}},
                                config, "method");
-    job_ = {method_.get(), kMebibyte, 2048, 2048, 0, false};
+    job_ = {method_.get(), own(kMebibyte), 2048, 2048, 0, false};
   }
+  static DataParts own(int64_t bytes) { return {DataPart{0, bytes}}; }
+  static DataParts shared(int64_t dataset, int64_t bytes) { return {DataPart{dataset, bytes}}; }
   int64_t weight_bytes(const LayerRange& stage) const {
     return frozen_weight_bytes(*device_, model_.config, stage, DType::kF32, DType::kF32);
   }
@@ -75,10 +77,42 @@ TEST_F(MemoryModelTest, AJobThatCannotFitIsRefusedWithTheNumbers) {
 
 TEST_F(MemoryModelTest, TheDataOfJobsCounts) {
   JobMemory large = job_;
-  large.data_bytes = 1024 * kMebibyte;
+  large.data = own(1024 * kMebibyte);
   EXPECT_EQ(fit(large).fit, Fit::kNever);
   model_.coordinator = false;
   EXPECT_EQ(fit(large).fit, Fit::kNow);
+}
+
+TEST_F(MemoryModelTest, ADatasetThatSeveralShareCountsOnce) {
+  const auto bytes = [&](const std::vector<DataParts>& data) {
+    std::vector<JobMemory> jobs(data.size(), job_), without(data.size(), job_);
+    for (size_t i = 0; i < data.size(); ++i) {
+      jobs[i].data = data[i];
+      without[i].data = {};
+    }
+    return model_.total_bytes(jobs) - model_.total_bytes(without);
+  };
+  EXPECT_EQ(bytes({own(100), own(100)}), 200);
+  EXPECT_EQ(bytes({shared(1, 100), shared(2, 100)}), 200);
+  EXPECT_EQ(bytes({shared(1, 100), shared(2, 50), shared(1, 100)}), 150);
+  EXPECT_EQ(bytes({shared(1, 100)}), 100);  // when the other has left
+  const DataParts both = {DataPart{0, 8}, {1, 100}, {2, 50}};
+  EXPECT_EQ(bytes({both, both, shared(2, 50)}), 166);
+  model_.coordinator = false;
+  EXPECT_EQ(bytes({both, both}), 0);
+}
+
+TEST_F(MemoryModelTest, JobsOfOneFileFitWhereACopyForEachWouldNot) {
+  JobMemory wanted = job_;
+  wanted.data = shared(1, 100 * kMebibyte);
+  std::vector<JobMemory> others(63, wanted);
+  model_.limit_bytes = total(64) + 100 * kMebibyte;
+  EXPECT_EQ(model_.fit("tone", wanted, others).fit, Fit::kNow);
+  EXPECT_EQ(model_.jobs_bytes(others), 63 * model_.job_bytes(job_) + 37 * kMebibyte);
+  wanted.data = shared(2, 100 * kMebibyte);
+  EXPECT_EQ(model_.fit("tone", wanted, others).fit, Fit::kLater);
+  for (JobMemory& other : others) other.data = own(100 * kMebibyte);
+  EXPECT_EQ(model_.fit("tone", wanted, others).fit, Fit::kLater);
 }
 
 TEST_F(MemoryModelTest, AMicroBatchLargerThanAPackCounts) {
@@ -120,7 +154,7 @@ TEST_F(MemoryModelTest, AnEvaluationKeepsNothingForABackward) {
 TEST_F(MemoryModelTest, WhatAMethodKeepsCounts) {
   const auto wide = configure_method(Json{{"peft_type", "LORA"}, {"r", 64}, {"target_modules", "all-linear"}},
                                      model_.config, "method");
-  const std::vector<JobMemory> narrow = {job_}, more = {{wide.get(), kMebibyte, 2048, 2048, 0, false}};
+  const std::vector<JobMemory> narrow = {job_}, more = {{wide.get(), own(kMebibyte), 2048, 2048, 0, false}};
   const int64_t columns = 8 * 7 * (64 - 8);
   const int64_t bytes = 2048 * columns * int64_t(sizeof(float));
   EXPECT_GE(model_.packs_bytes(more) - model_.packs_bytes(narrow), bytes);
@@ -214,15 +248,23 @@ TEST_F(MemoryModelTest, AStoreTakesWhatItWritesUpToItsBuffers) {
 }
 
 TEST(DataBytesTest, CountsExamplesAndTheirTokens) {
-  JobData data;
+  Dataset train, eval;
   for (int i = 0; i < 100; ++i) {
-    data.train.examples.push_back({std::vector<int32_t>(50, 1), std::vector<int32_t>(50, 1)});
+    train.examples.push_back({std::vector<int32_t>(50, 1), std::vector<int32_t>(50, 1)});
   }
-  data.eval.examples = {{std::vector<int32_t>(1000, 1), std::vector<int32_t>(1000, 1)}};
+  train.identity = 7;
+  eval.examples = {{std::vector<int32_t>(1000, 1), std::vector<int32_t>(1000, 1)}};
+  JobData data{std::make_shared<Dataset>(train), std::make_shared<Dataset>(eval)};
   const int64_t values = 101 * int64_t(sizeof(Example)) + 2 * 4 * (100 * 50 + 1000);
-  EXPECT_GE(data_bytes(data), values);
-  EXPECT_LE(data_bytes(data), 2 * values);
-  EXPECT_EQ(data_bytes({}), 0);
+  const DataParts parts = parts_of(data);
+  EXPECT_GE(data_bytes(parts), values);
+  EXPECT_LE(data_bytes(parts), 2 * values);
+  EXPECT_EQ(parts[0], (DataPart{0, 101 * int64_t(sizeof(int64_t))}));
+  EXPECT_EQ(parts[1], (DataPart{7, data.train->bytes()}));
+  EXPECT_EQ(parts[2], (DataPart{0, data.eval->bytes()}));
+  EXPECT_EQ(data_bytes(parts_of({})), 0);
+  data.eval = data.train;
+  EXPECT_EQ(parts_of(data)[2], DataPart{});
 }
 
 TEST(AvailableMemoryTest, IsThere) {
