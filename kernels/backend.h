@@ -101,6 +101,14 @@ struct MatmulItem {
   bool accumulate = false;
 };
 
+// A product of two thin factors beside a frozen one, for some of its rows: LoRA's (Backend::linear).
+struct LowRankItem {
+  Matrix down, up;  // [rank, in], [out, rank]
+  Matrix inner;     // [its rows, rank]: written
+  int64_t row = 0;  // the first of its rows
+  float scale = 1;
+};
+
 struct UnaryItem {
   Matrix x, y;
 };
@@ -191,13 +199,13 @@ class Backend {
   virtual size_t weight_bytes(int64_t out, int64_t in, DType compute) const = 0;
   // Whether a weight whose values are stored so is exact (but for denormals, and what only happens to be).
   virtual bool keeps_exact(DType stored, DType compute) const = 0;
-  // y = x W^T + bias;  x [rows, in], bias F32 [1, out] or empty, y [rows, out].
-  virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) = 0;
-  // The same for decoding, where one row comes at a time: a device may have a smaller tile for few rows. What it gives a row
-  // then depends on that row and on whether there are few, and its bits need not be those of linear().
-  virtual void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) { linear(weight, x, bias, y); }
-  // dx = dy W, or dx += dy W.
-  virtual void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) = 0;
+  // y = x W^T + bias;  x [rows, in], bias F32 [1, out] or empty, y [rows, out]. Then beside it, for the rows of each item:
+  // inner = x down^T, y += scale inner up^T, with the bits of the same two products by grouped_matmul.
+  virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+                      std::span<const LowRankItem> beside = {}) = 0;
+  // dx = dy W, or dx += dy W. Then beside it: inner = scale dy up, dx += inner down.
+  virtual void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                               std::span<const LowRankItem> beside = {}) = 0;
   // rows[i] = W[indices[i]], of a weight that is exact; indices I32 [rows, 1], each in [0, out), rows F32 [rows, in].
   virtual void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) = 0;
   virtual void grouped_matmul(std::span<const MatmulItem> items, DType compute) = 0;

@@ -47,6 +47,12 @@ double attention_bytes(const AttentionItem& item) {
 double product_flops(const FrozenWeight& weight, int64_t rows) {
   return 2.0 * double(rows) * double(weight.in()) * double(weight.out());
 }
+double low_rank_flops(std::span<const LowRankItem> items) {
+  double flops = 0;
+  for (const LowRankItem& item : items)
+    flops += 2.0 * double(item.inner.rows) * double(item.down.size() + item.up.size());
+  return flops;
+}
 
 // Rows wait in the cache, weights come from memory.
 double product_bytes(const FrozenWeight& weight, const Matrix& x, const Matrix& y, bool accumulate) {
@@ -99,20 +105,18 @@ std::unique_ptr<FrozenWeight> ProfiledBackend::prepare_weight(const TensorView& 
           [&] { made = device_->prepare_weight(weight, compute); });
   return made;
 }
-void ProfiledBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
+void ProfiledBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+                             std::span<const LowRankItem> beside) {
   measure(fmt::format("linear {} to {}", weight.in(), weight.out()),
-          {product_bytes(weight, x, y, false), product_flops(weight, x.rows)},
-          [&] { device_->linear(weight, x, bias, y); });
+          {product_bytes(weight, x, y, false), product_flops(weight, x.rows) + low_rank_flops(beside)},
+          [&] { device_->linear(weight, x, bias, y, beside); });
 }
-void ProfiledBackend::linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  measure(fmt::format("linear_decoding {} to {}", weight.in(), weight.out()),
-          {product_bytes(weight, x, y, false), product_flops(weight, x.rows)},
-          [&] { device_->linear_decoding(weight, x, bias, y); });
-}
-void ProfiledBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
-  measure(fmt::format("linear_backward {} to {}", weight.out(), weight.in()),
-          {product_bytes(weight, dy, dx, accumulate), product_flops(weight, dy.rows)},
-          [&] { device_->linear_backward(weight, dy, dx, accumulate); });
+void ProfiledBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                                      std::span<const LowRankItem> beside) {
+  measure(
+      fmt::format("linear_backward {} to {}", weight.out(), weight.in()),
+      {product_bytes(weight, dy, dx, accumulate), product_flops(weight, dy.rows) + low_rank_flops(beside)},
+      [&] { device_->linear_backward(weight, dy, dx, accumulate, beside); });
 }
 void ProfiledBackend::weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {
   measure("weight_rows", {2 * bytes_of(rows)}, [&] { device_->weight_rows(weight, indices, rows); });

@@ -61,10 +61,13 @@ class ProfiledBackend final : public Backend {
   size_t weight_bytes(int64_t out, int64_t in, DType compute) const override {
     return device_->weight_bytes(out, in, compute);
   }
-  bool keeps_exact(DType stored, DType compute) const override { return device_->keeps_exact(stored, compute); }
-  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
-  void linear_decoding(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
-  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override;
+  bool keeps_exact(DType stored, DType compute) const override {
+    return device_->keeps_exact(stored, compute);
+  }
+  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+              std::span<const LowRankItem> beside) override;
+  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                       std::span<const LowRankItem> beside) override;
   void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) override;
   void grouped_matmul(std::span<const MatmulItem> items, DType compute) override;
 

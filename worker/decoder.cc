@@ -52,7 +52,6 @@ std::vector<float> LayersDecoder::append(std::span<const int32_t> tokens) {
   Rows hidden = layers_.embedding->forward(embedding_hooks, pack_rows);
   for (size_t l = 0; l < layers_.blocks.size(); ++l) {
     HookCalls hooks(backend_, config_, compute_, pack_rows.uses(), int64_t(l), rows, nullptr);
-    hooks.set_decoding();
     BlockRun run{backend_, compute_, pack_rows, hooks, rows, &cache_[l]};
     hidden = layers_.blocks[l].forward(run, std::move(hidden), nullptr, 0);
   }

@@ -1,6 +1,7 @@
 #include "worker/hook_calls.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "common/base/check.h"
 
@@ -103,7 +104,18 @@ void HookCalls::projection_input_backward(const Module& module, Matrix x, Matrix
   });
 }
 
+std::vector<LowRankItem> HookCalls::low_rank(const Module& module) {
+  std::vector<LowRankItem> items;
+  each_kind(output(module), [&](const Method& method, auto uses) {
+    method.low_rank(*this, module, uses, items);
+    std::move(scratch_.begin(), scratch_.end(), std::back_inserter(inner_));
+    scratch_.clear();
+  });
+  return items;
+}
+
 void HookCalls::projection_output(const Module& module, Matrix x, Matrix y) {
+  inner_.clear();
   each_kind(output(module),
             [&](const Method& method, auto uses) { method.projection_output(*this, module, uses, x, y); });
 }
@@ -112,6 +124,14 @@ void HookCalls::projection_output_backward(const Module& module, Matrix x, Matri
   each_kind(output_gradient(module), [&](const Method& method, auto uses) {
     method.projection_output_backward(*this, module, uses, x, dy);
   });
+}
+
+std::vector<LowRankItem> HookCalls::low_rank_backward(const Module& module, int64_t lower_rows) {
+  std::vector<LowRankItem> items;
+  each_kind(output(module), [&](const Method& method, auto uses) {
+    method.low_rank_backward(*this, module, uses, lower_rows, items);
+  });
+  return items;
 }
 
 void HookCalls::projection_branch_backward(const Module& module, Matrix x, Matrix dy, Matrix dx) {

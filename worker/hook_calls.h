@@ -5,10 +5,12 @@
 //
 // The order at a projection y = f(W g(x)), g and f the hooks on input and output:
 //   forward   projection_input on a copy of x (on x itself where nobody needs that any more); the frozen
-//             product; projection_output with the x of before g.
+//             product, and in its pass the low-rank ones that hooks have beside it; projection_output with
+//             the x of before g.
 //   backward  projection_output_backward leaves in dy what W is to see; then the frozen product, which is
-//             written to dx or added to it; where there is a g, projection_input_backward turns the product
-//             before it gets there (backbone/linear.cc); projection_branch_backward adds its part last.
+//             written to dx or added to it, again with low-rank ones; where there is a g,
+//             projection_input_backward turns the product before it gets there (backbone/linear.cc);
+//             projection_branch_backward adds its part last.
 // Whether a product overwrites dx or adds to it depends on the projection's place in the block, never on who
 // is in the pack, so that no row's arithmetic depends on its company.
 //
@@ -70,10 +72,6 @@ class HookCalls final : public HookContext {
         rows_(rows),
         store_(store) {}
 
-  // Decoding: projections take few rows at a time (Backend::linear_decoding).
-  void set_decoding() { decoding_ = true; }
-  bool decoding() const { return decoding_; }
-
   // --- what takes part
   bool wants_input(const Module& module) const { return any(input(module)); }
   bool wants_output(const Module& module) const { return any(output(module)); }
@@ -88,8 +86,10 @@ class HookCalls final : public HookContext {
   void token_rows_backward(Matrix drows);
   void projection_input(const Module& module, Matrix x);
   void projection_input_backward(const Module& module, Matrix x, Matrix dx);
+  std::vector<LowRankItem> low_rank(const Module& module);
   void projection_output(const Module& module, Matrix x, Matrix y);
   void projection_output_backward(const Module& module, Matrix x, Matrix dy);
+  std::vector<LowRankItem> low_rank_backward(const Module& module, int64_t lower_rows);
   void projection_branch_backward(const Module& module, Matrix x, Matrix dy, Matrix dx);
   void sublayer_output(Sublayer sublayer, Matrix y);
   void sublayer_output_backward(Sublayer sublayer, Matrix dy);
@@ -130,9 +130,9 @@ class HookCalls final : public HookContext {
   const PackUses& uses_;
   int64_t layer_, rows_;
   HookStore* store_;
-  bool decoding_ = false;
   std::vector<HookUse> selected_;
   std::vector<Rows> scratch_;
+  std::vector<Rows> inner_;  // of low-rank products, until the projection is done
 };
 
 }  // namespace coppice

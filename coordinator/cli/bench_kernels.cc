@@ -185,7 +185,7 @@ void KernelBench::decoding(const std::string& name, int64_t hidden, int64_t inne
     bytes += double(weight->in() * weight->out()) * double(dtype_size(compute_));
   memory("projections of one token, " + name, bytes, [&] {
     for (const auto& weight : weights) {
-      backend_.linear_decoding(*weight, x.rows.column_range(0, weight->in()), {},
+      backend_.linear(*weight, x.rows.column_range(0, weight->in()), {},
                                y.rows.column_range(0, weight->out()));
     }
   });

@@ -40,8 +40,10 @@ class CpuBackend final : public HostBackend {
   std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) override;
   size_t weight_bytes(int64_t out, int64_t in, DType compute) const override;
   bool keeps_exact(DType stored, DType compute) const override;
-  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
-  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override;
+  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+              std::span<const LowRankItem> beside) override;
+  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                       std::span<const LowRankItem> beside) override;
   void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) override;
   // grouped_matmul.cc
   void grouped_matmul(std::span<const MatmulItem> items, DType compute) override;

@@ -19,12 +19,14 @@ bool CpuBackend::keeps_exact(DType stored, DType compute) const {
   return compute == DType::kF32 || stored == DType::kBF16;
 }
 
-void CpuBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  panels_->forward(weight, x, bias, y);
+void CpuBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+                        std::span<const LowRankItem> beside) {
+  panels_->forward(weight, x, bias, y, beside);
 }
 
-void CpuBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
-  panels_->backward(weight, dy, dx, accumulate);
+void CpuBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                                 std::span<const LowRankItem> beside) {
+  panels_->backward(weight, dy, dx, accumulate, beside);
 }
 
 void CpuBackend::weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {

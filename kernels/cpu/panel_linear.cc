@@ -103,6 +103,7 @@ HWY_AFTER_NAMESPACE();
 
 #include "common/base/check.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/low_rank.h"
 #include "kernels/host_backend.h"
 
 namespace coppice {
@@ -236,7 +237,8 @@ bool PanelLinear::made(const FrozenWeight& weight) {
 
 // A task is some panels on some rows. There are as many for each thread; rows are cut only where panels do
 // not go round, since a turned panel serves all rows of its task.
-void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix y, bool accumulate) {
+void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix y, bool accumulate,
+                           std::span<const LowRankItem> beside) {
   CHECK(x.dtype == DType::kF32 && y.dtype == DType::kF32 && x.rows == y.rows);
   CHECK(x.cols == product.depth() && y.cols == product.cols());
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == y.cols && bias.dtype == DType::kF32));
@@ -249,14 +251,17 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
   const int64_t chunks = std::min(row_blocks, (threads + groups - 1) / groups);
   const int64_t chunk_rows = chunks == 0 ? 0 : (row_blocks + chunks - 1) / chunks * kRowBlock;
 
+  const LowRank low_rank(backend_, pool_, beside, product.turned, product.compute(), x, kPanel, kPanelsATask);
+
   // The left side in the words of the product.
   Buffer packed;
   if (bf16) {
     packed = backend_.allocate(size_t(x.rows * units) * sizeof(Pair));
     pool_.parallel_for(row_blocks, [&](int64_t block, int) {
       const int64_t row = block * kRowBlock, rows = std::min(kRowBlock, x.rows - row);
-      pack_pairs_along(f32_row(x, row), rows, x.cols, x.stride,
-                       reinterpret_cast<Pair*>(packed.data()) + row * units, units);
+      Pair* const to = reinterpret_cast<Pair*>(packed.data()) + row * units;
+      pack_pairs_along(f32_row(x, row), rows, x.cols, x.stride, to, units);
+      low_rank.compute_inner(row, rows, to, units);
     });
   }
   const size_t panel_bytes = product.turned ? size_t(std::min(kUnits, units) * kPanel) * kUnitBytes : 0;
@@ -272,6 +277,7 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
       for (int64_t r = begin; r < end; ++r)
         std::copy(bias.as<float>() + from, bias.as<float>() + to, f32_row(y, r) + from);
     }
+    for (int64_t p = first; p < last; ++p) low_rank.prepare(p * kPanel, product.width(p), p - first, worker);
     for (int64_t unit = 0; unit < units; unit += kUnits) {
       const int64_t count = std::min(kUnits, units - unit);
       const bool add = unit > 0 || accumulate || !bias.empty();
@@ -302,18 +308,21 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
             (rows, width, count, f32_row(x, row) + unit, x.stride,
              reinterpret_cast<const float*>(parts[p - first]), to, y.stride, add, ahead);
           }
+          if (unit + count == units) low_rank.add(row, rows, width, p - first, worker, to, y.stride);
         }
       }
     }
   });
 }
 
-void PanelLinear::forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
-  multiply({static_cast<const Weight&>(weight)}, x, bias, y, false);
+void PanelLinear::forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+                          std::span<const LowRankItem> beside) {
+  multiply({static_cast<const Weight&>(weight)}, x, bias, y, false, beside);
 }
 
-void PanelLinear::backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
-  multiply({static_cast<const Weight&>(weight), true}, dy, {}, dx, accumulate);
+void PanelLinear::backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                           std::span<const LowRankItem> beside) {
+  multiply({static_cast<const Weight&>(weight), true}, dy, {}, dx, accumulate, beside);
 }
 
 void PanelLinear::rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {

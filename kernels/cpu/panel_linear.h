@@ -12,6 +12,7 @@
 // Thread: compute thread. Errors: kExhausted.
 
 #include <memory>
+#include <span>
 
 #include "kernels/backend.h"
 
@@ -24,17 +25,19 @@ class PanelLinear {
   std::unique_ptr<FrozenWeight> prepare(const TensorView& weight, DType compute);
   static size_t weight_bytes(int64_t out, int64_t in, DType compute);
   static bool made(const FrozenWeight& weight);  // by prepare()
-  // y = x W^T + bias; bias may be empty.
-  void forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y);
-  // dx = dy W, or dx += dy W.
-  void backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate);
+  // As Backend::linear and linear_backward.
+  void forward(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+               std::span<const LowRankItem> beside);
+  void backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                std::span<const LowRankItem> beside);
   // As Backend::weight_rows.
   void rows(const FrozenWeight& weight, Matrix indices, Matrix rows);
 
  private:
   class Weight;
   struct Product;
-  void multiply(const Product& product, Matrix x, Matrix bias, Matrix y, bool accumulate);
+  void multiply(const Product& product, Matrix x, Matrix bias, Matrix y, bool accumulate,
+                std::span<const LowRankItem> beside);
 
   Backend& backend_;
   ThreadPool& pool_;

@@ -62,6 +62,10 @@ const float* floats(const Buffer& buffer) {
   return reinterpret_cast<const float*>(buffer.data());
 }
 
+Matrix rows_of(const LowRankItem& item, Matrix rows) {
+  return rows.row_range(item.row, item.inner.rows);
+}
+
 // One row of a product: emit(j, sum over k of a_k b_kj), with b [depth, cols] dense.
 template <typename Emit>
 void row_times_matrix(const float* a, const float* b, int64_t depth, int64_t cols, const Emit& emit) {
@@ -94,8 +98,9 @@ std::unique_ptr<FrozenWeight> RefBackend::prepare_weight(const TensorView& weigh
   return std::make_unique<RefWeight>(out, in, compute, std::move(values), std::move(transposed));
 }
 
-// y = x W^T + bias
-void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) {
+// y = x W^T + bias;  inner = x down^T,  y += scale inner up^T
+void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+                        std::span<const LowRankItem> beside) {
   const auto& w = static_cast<const RefWeight&>(weight);
   CHECK(x.cols == w.in() && y.cols == w.out() && x.rows == y.rows && y.dtype == DType::kF32);
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == w.out()));
@@ -105,10 +110,22 @@ void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matri
       f32_row(y, r)[j] = bias.empty() ? sum : sum + f32_row(bias, 0)[j];
     });
   });
+  for (const LowRankItem& item : beside) {
+    const MatmulItem products[] = {
+        {.a = rows_of(item, x), .b = item.down, .c = item.inner, .transpose_b = true},
+        {.a = item.inner,
+         .b = item.up,
+         .c = rows_of(item, y),
+         .transpose_b = true,
+         .alpha = item.scale,
+         .accumulate = true}};
+    grouped_matmul(products, w.compute());
+  }
 }
 
-// dx = dy W  or  dx += dy W
-void RefBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) {
+// dx = dy W  or  dx += dy W;  inner = scale dy up,  dx += inner down
+void RefBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                                 std::span<const LowRankItem> beside) {
   const auto& w = static_cast<const RefWeight&>(weight);
   CHECK(dy.cols == w.out() && dx.cols == w.in() && dx.rows == dy.rows && dx.dtype == DType::kF32);
   const Buffer rows = pack(*this, dy, false, w.compute());
@@ -118,6 +135,12 @@ void RefBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix d
       value = accumulate ? value + sum : sum;
     });
   });
+  for (const LowRankItem& item : beside) {
+    const MatmulItem products[] = {
+        {.a = rows_of(item, dy), .b = item.up, .c = item.inner, .alpha = item.scale},
+        {.a = item.inner, .b = item.down, .c = rows_of(item, dx), .accumulate = true}};
+    grouped_matmul(products, w.compute());
+  }
 }
 
 void RefBackend::weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) {

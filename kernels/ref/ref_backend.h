@@ -27,10 +27,14 @@ class RefBackend : public HostBackend {
 
   // matmul.cc
   std::unique_ptr<FrozenWeight> prepare_weight(const TensorView& weight, DType compute) override;
-  size_t weight_bytes(int64_t out, int64_t in, DType) const override { return size_t(2 * out * in) * sizeof(float); }
+  size_t weight_bytes(int64_t out, int64_t in, DType) const override {
+    return size_t(2 * out * in) * sizeof(float);
+  }
   bool keeps_exact(DType, DType compute) const override { return compute == DType::kF32; }
-  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override;
-  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override;
+  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+              std::span<const LowRankItem> beside) override;
+  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                       std::span<const LowRankItem> beside) override;
   void weight_rows(const FrozenWeight& weight, Matrix indices, Matrix rows) override;
   void grouped_matmul(std::span<const MatmulItem> items, DType compute) override;
 

@@ -191,7 +191,6 @@ std::vector<float> Head::logits(const PackRows& pack, Matrix row) const {
   const Rows logits = make_rows(backend_, 1, projection_.module().out);
   norm_.forward(backend_, row, normal.matrix, inverse.matrix);
   HookCalls hooks(backend_, config_, compute_, uses, config_.layers, 1, nullptr);
-  hooks.set_decoding();
   projection_.forward(hooks, normal.matrix, logits.matrix);
   std::vector<float> values(size_t(logits.matrix.cols));
   backend_.download(logits.matrix, values.data());

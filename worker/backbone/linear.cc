@@ -5,6 +5,22 @@
 #include "common/base/check.h"
 
 namespace coppice {
+namespace {
+
+// What linear_backward() does beside W, by itself: where the product is made in parts.
+void add_low_rank(HookCalls& hooks, std::span<const LowRankItem> items, Matrix dy, Matrix dx) {
+  std::vector<MatmulItem> first, second;
+  for (const LowRankItem& item : items) {
+    const auto rows_of = [&](Matrix rows) { return rows.row_range(item.row, item.inner.rows); };
+    first.push_back({.a = rows_of(dy), .b = item.up, .c = item.inner, .alpha = item.scale});
+    second.push_back({.a = item.inner, .b = item.down, .c = rows_of(dx), .accumulate = true});
+  }
+  if (items.empty()) return;
+  hooks.backend().grouped_matmul(first, hooks.compute());
+  hooks.backend().grouped_matmul(second, hooks.compute());
+}
+
+}  // namespace
 
 Projection::Projection(Backend& backend, const BackboneWeights& weights, const Module& module,
                        const TensorView& weight, const std::optional<TensorView>& bias, DType compute)
@@ -15,9 +31,9 @@ Projection::Projection(Backend& backend, const BackboneWeights& weights, const M
 }
 
 void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const {
+  const std::vector<LowRankItem> low_rank = hooks.low_rank(module_);
   const auto product = [&](Matrix input) {
-    if (hooks.decoding()) return hooks.backend().linear_decoding(*weight_, input, bias_.matrix, y);
-    hooks.backend().linear(*weight_, input, bias_.matrix, y);
+    hooks.backend().linear(*weight_, input, bias_.matrix, y, low_rank);
   };
   if (hooks.wants_input(module_)) {
     // Who changes its input and knows it at the output as well is to find it there as it was.
@@ -36,10 +52,12 @@ void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const
 // it: so where dx is new, the product writes it and nobody fills it with zeros before.
 void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const {
   hooks.projection_output_backward(module_, x, dy);
+  const std::vector<LowRankItem> low_rank = hooks.low_rank_backward(module_, dx.rows);
   if (hooks.wants_input(module_)) {
     backward_through_inputs(hooks, x, dy, dx, accumulate);
+    add_low_rank(hooks, low_rank, dy, dx);
   } else if (dx.rows > 0) {
-    hooks.backend().linear_backward(*weight_, dy.row_range(0, dx.rows), dx, accumulate);
+    hooks.backend().linear_backward(*weight_, dy.row_range(0, dx.rows), dx, accumulate, low_rank);
   }
   hooks.projection_branch_backward(module_, x, dy, dx);
 }

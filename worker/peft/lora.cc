@@ -222,6 +222,33 @@ class Lora : public Method {
     return static_cast<const LoraConfig&>(config).find(module) != nullptr;
   }
 
+  void low_rank(HookContext& context, const Module& module, std::span<const HookUse> uses,
+                std::vector<LowRankItem>& items) const override {
+    for (const HookUse& use : uses) {
+      if (!is_low_rank(use, module)) continue;
+      const Target& target = *config_of<LoraConfig>(use).find(module);
+      items.push_back({.down = use.adapter->tensors[target.a],
+                       .up = use.adapter->tensors[target.a + 1],
+                       .inner = keep_or_scratch(context, use, int(module.slot), use.rows, target.rank),
+                       .row = use.row,
+                       .scale = target.scale});
+    }
+  }
+
+  void low_rank_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
+                         int64_t lower_rows, std::vector<LowRankItem>& items) const override {
+    for (const HookUse& use : uses) {
+      if (!is_low_rank(use, module) || use.row >= lower_rows) continue;
+      const Target& target = *config_of<LoraConfig>(use).find(module);
+      items.push_back({.down = use.adapter->tensors[target.a],
+                       .up = use.adapter->tensors[target.a + 1],
+                       .inner = context.keep(use, kGradient + int(module.slot), use.rows, target.rank),
+                       .row = use.row,
+                       .scale = target.scale});
+    }
+  }
+
+  // Where A sees another x than W: at the embedding, and with dropout.
   void projection_output(HookContext& context, const Module& module, std::span<const HookUse> uses, Matrix x,
                          Matrix y) const override {
     std::vector<GatherItem> gathers;
@@ -229,6 +256,7 @@ class Lora : public Method {
     const std::vector<Matrix> inputs = dropped(context, module, uses, x);
     for (size_t u = 0; u < uses.size(); ++u) {
       const HookUse& use = uses[u];
+      if (is_low_rank(use, module)) continue;
       const Target& target = *config_of<LoraConfig>(use).find(module);
       const auto& tensors = use.adapter->tensors;
       Matrix h;
@@ -248,7 +276,7 @@ class Lora : public Method {
     }
     if (!gathers.empty()) context.backend().gather_rows(gathers);
     if (!down.empty()) context.backend().grouped_matmul(down, context.compute());
-    context.backend().grouped_matmul(up, context.compute());
+    if (!up.empty()) context.backend().grouped_matmul(up, context.compute());
   }
 
   void projection_branch_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
@@ -265,9 +293,11 @@ class Lora : public Method {
       const Target& target = *config_of<LoraConfig>(use).find(module);
       const Matrix a = use.adapter->tensors[target.a], b = use.adapter->tensors[target.a + 1];
       const Matrix da = gradient_of(use, target.a), db = gradient_of(use, target.a + 1);
-      const Matrix dy_rows = rows_of(use, dy);
-      const Matrix dh = context.scratch(use.rows, target.rank);
-      first.push_back({.a = dy_rows, .b = b, .c = dh, .alpha = target.scale});
+      const Matrix dy_rows = rows_of(use, dy), dx_rows = lower_rows_of(use, dx);
+      const bool done = is_low_rank(use, module) && !dx_rows.empty();  // dh, and what it adds to dx
+      const Matrix dh =
+          done ? context.kept(use, kGradient + int(module.slot)) : context.scratch(use.rows, target.rank);
+      if (!done) first.push_back({.a = dy_rows, .b = b, .c = dh, .alpha = target.scale});
       if (!db.empty()) {
         first.push_back({.a = dy_rows,
                          .b = context.kept(use, int(module.slot)),
@@ -279,8 +309,7 @@ class Lora : public Method {
       if (!da.empty()) {
         second.push_back({.a = dh, .b = inputs[u], .c = da, .transpose_a = true, .accumulate = true});
       }
-      const Matrix dx_rows = lower_rows_of(use, dx);
-      if (dx_rows.empty()) continue;
+      if (done || dx_rows.empty()) continue;
       const DropoutItem mask = mask_of(context, module, use);
       if (mask.p > 0) {
         const Matrix dropped_dx = context.scratch(use.rows, module.in);
@@ -290,12 +319,19 @@ class Lora : public Method {
         second.push_back({.a = dh, .b = a, .c = dx_rows, .accumulate = true});
       }
     }
-    context.backend().grouped_matmul(first, context.compute());
+    if (!first.empty()) context.backend().grouped_matmul(first, context.compute());
     if (!second.empty()) context.backend().grouped_matmul(second, context.compute());
     if (!masks.empty()) context.backend().dropout(masks);
   }
 
  private:
+  static constexpr int kGradient = 64;  // of what is kept: dh, beside h
+
+  static bool is_low_rank(const HookUse& use, const Module& module) {
+    return module.slot != Slot::kEmbedding &&
+           (!use.segment->training || config_of<LoraConfig>(use).dropout() == 0);
+  }
+
   // dh = scale * dy B;  dB += scale * dy^T h;  dA[token] += dh
   static void embedding_backward(HookContext& context, const Module& module, std::span<const HookUse> uses,
                                  Matrix dy) {

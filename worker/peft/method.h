@@ -170,7 +170,15 @@ class Method {
   virtual void projection_input_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
                                          Matrix dx) const;
 
-  // After the frozen projection: change y [rows, out] in place, knowing x.
+  // What a method adds to a projection's output. First, only from methods that leave that projection's input
+  // as it is, products of two thin factors: items for the device to do in the pass of the frozen product
+  // (Backend::linear), their inner rows kept, or scratch until projection_output returns. Its backward's
+  // items are of the uses among the lower_rows, and their inner rows kept for projection_branch_backward.
+  virtual void low_rank(HookContext&, const Module&, std::span<const HookUse>,
+                        std::vector<LowRankItem>&) const {}
+  virtual void low_rank_backward(HookContext&, const Module&, std::span<const HookUse>,
+                                 int64_t /*lower_rows*/, std::vector<LowRankItem>&) const {}
+  // Then all else: change y [rows, out] in place, knowing x.
   virtual bool wants_output(const MethodConfig&, const Module&) const { return false; }
   virtual void projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
                                  Matrix y) const;

@@ -40,19 +40,6 @@ Operator linear(DType compute, DType stored, bool bias) {
   return op;
 }
 
-// Few rows alone: what a row is given may depend on whether there are few.
-Operator linear_decoding(DType compute) {
-  Operator op = linear(compute, DType::kF32, true);
-  op.name = "linear_decoding" + suffix(compute);
-  op.sizes = {{1, 1}, {1, 64}, {2, 33}, {3, 7}, {4, 255}, {4, 1000}, {2, 2049}};
-  op.run = [=](Backend& backend, std::span<const Placed> items) {
-    const Placed& item = items[0];
-    const auto weight = backend.prepare_weight((*item.host)[2].array.view(), compute);
-    backend.linear_decoding(*weight, item[0], item[3], item[1]);
-  };
-  return op;
-}
-
 Operator linear_backward(DType compute, bool accumulate) {
   Operator op;
   op.name = "linear_backward" + suffix(compute) + (accumulate ? "_accumulate" : "");
@@ -69,6 +56,35 @@ Operator linear_backward(DType compute, bool accumulate) {
   };
   op.tolerance = kSumTolerance;
   op.flushes_denormals = compute == DType::kBF16;
+  return op;
+}
+
+// With a product of thin factors beside W, for all rows.
+Operator linear_low_rank(DType compute, bool backward) {
+  Operator op = backward ? linear_backward(compute, true) : linear(compute, DType::kF32, true);
+  op.name = std::string(backward ? "linear_backward" : "linear") + suffix(compute) + "_low_rank";
+  op.make = [=](Size size, Random& random) -> Item {
+    const int64_t out = backward ? size.cols : outputs_for(size.cols),
+                  in = backward ? outputs_for(size.cols) : size.cols;
+    const int64_t rank = 1 + size.rows % 19;
+    return {row_in(uniform(size.rows, size.cols, random)),
+            backward ? row_inout(uniform(size.rows, in, random)) : row_out(size.rows, out),
+            whole_in(uniform(out, in, random)),
+            whole_in(uniform(1, out, random)),
+            whole_in(uniform(rank, in, random)),
+            whole_in(uniform(out, rank, random)),
+            row_out(size.rows, rank)};
+  };
+  op.run = [=](Backend& backend, std::span<const Placed> items) {
+    const Placed& item = items[0];
+    const auto weight = backend.prepare_weight((*item.host)[2].array.view(), compute);
+    const LowRankItem beside = {.down = item[4], .up = item[5], .inner = item[6], .scale = 0.75f};
+    if (backward) {
+      backend.linear_backward(*weight, item[0], item[1], true, {&beside, 1});
+    } else {
+      backend.linear(*weight, item[0], item[3], item[1], {&beside, 1});
+    }
+  };
   return op;
 }
 
@@ -102,13 +118,10 @@ Operator grouped(DType compute, bool transpose_a, bool transpose_b, bool accumul
 }  // namespace
 
 std::vector<Operator> matmul_operators(DType compute) {
-  std::vector<Operator> all = {linear(compute, DType::kF32, false),
-                               linear(compute, DType::kF32, true),
-                               linear(compute, DType::kBF16, false),
-                               linear(compute, DType::kF16, true),
-                               linear_backward(compute, false),
-                               linear_backward(compute, true),
-                               linear_decoding(compute)};
+  std::vector<Operator> all = {linear(compute, DType::kF32, false),  linear(compute, DType::kF32, true),
+                               linear(compute, DType::kBF16, false), linear(compute, DType::kF16, true),
+                               linear_backward(compute, false),      linear_backward(compute, true),
+                               linear_low_rank(compute, false),      linear_low_rank(compute, true)};
   for (int variant = 0; variant < 8; ++variant) {
     all.push_back(grouped(compute, (variant & 1) != 0, (variant & 2) != 0, (variant & 4) != 0));
   }

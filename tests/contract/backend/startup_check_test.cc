@@ -19,12 +19,14 @@ class BackendThatBlocksByRows : public RefBackend {
   using RefBackend::RefBackend;
   bool forward = false, backward = false;
 
-  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y) override {
-    RefBackend::linear(weight, x, bias, y);
+  void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
+              std::span<const LowRankItem> beside) override {
+    RefBackend::linear(weight, x, bias, y, beside);
     if (forward && x.rows > 16) change_last(y);
   }
-  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate) override {
-    RefBackend::linear_backward(weight, dy, dx, accumulate);
+  void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
+                       std::span<const LowRankItem> beside) override {
+    RefBackend::linear_backward(weight, dy, dx, accumulate, beside);
     if (backward && dy.rows > 16) change_last(dx);
   }
 

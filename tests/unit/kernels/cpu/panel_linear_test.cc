@@ -41,8 +41,8 @@ TEST_P(PanelLinearTest, BothDirectionsOfOneCopyAreTheWeight) {
                                bias = whole_numbers(out, 4), before = whole_numbers(rows * in, 5);
       const Matrix y = put(std::vector<float>(size_t(rows * out), NAN), rows, out),
                    dx = put(before, rows, in);
-      linear_.forward(*weight, put(x, rows, in), put(bias, 1, out), y);
-      linear_.backward(*weight, put(dy, rows, out), dx, true);
+      linear_.forward(*weight, put(x, rows, in), put(bias, 1, out), y, {});
+      linear_.backward(*weight, put(dy, rows, out), dx, true, {});
       const std::vector<float> got_y = get(y), got_dx = get(dx);
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t o = 0; o < out; ++o) {
@@ -61,11 +61,62 @@ TEST_P(PanelLinearTest, BothDirectionsOfOneCopyAreTheWeight) {
   }
 }
 
+// Jobs of several ranks, some rows of none, at rows that are cut by blocks of 128.
+TEST_P(PanelLinearTest, WhatIsDoneBesideHasTheBitsOfProductsAfterIt) {
+  constexpr struct {
+    int64_t row, rows, rank;
+  } kJobs[] = {{0, 3, 8}, {3, 200, 16}, {210, 47, 5}, {257, 40, 64}};
+  constexpr int64_t kRows = 300;
+  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{97, 50}, {40, 1001}, {1001, 40}, {144, 960}}) {
+    SCOPED_TRACE(fmt::format("[{}, {}]", out, in));
+    Random random(uint64_t(out + in));
+    const auto values = [&](int64_t rows, int64_t cols) {
+      std::vector<float> made(size_t(rows * cols));
+      for (float& value : made) value = float(random.uniform()) - 0.5f;
+      return put(made, rows, cols);
+    };
+    const std::vector<float> w = get(values(out, in));
+    const auto weight = linear_.prepare({DType::kF32, {out, in}, std::as_bytes(std::span(w))}, compute_);
+    const Matrix x = values(kRows, in), dy = values(kRows, out), bias = values(1, out);
+    const Matrix y = values(kRows, out), dx = values(kRows, in);
+    const Matrix y_after = put(get(y), kRows, out), dx_after = put(get(dx), kRows, in);
+    std::vector<LowRankItem> forward, backward;
+    std::vector<MatmulItem> down, up, dup, ddown;
+    for (const auto& [row, rows, rank] : kJobs) {
+      const Matrix a = values(rank, in), b = values(out, rank);
+      const auto of = [&, row = row, rows = rows](Matrix all) { return all.row_range(row, rows); };
+      forward.push_back({.down = a, .up = b, .inner = values(rows, rank), .row = row, .scale = 0.3f});
+      backward.push_back({.down = a, .up = b, .inner = values(rows, rank), .row = row, .scale = 0.3f});
+      down.push_back({.a = of(x), .b = a, .c = values(rows, rank), .transpose_b = true});
+      up.push_back({.a = down.back().c,
+                    .b = b,
+                    .c = of(y_after),
+                    .transpose_b = true,
+                    .alpha = 0.3f,
+                    .accumulate = true});
+      dup.push_back({.a = of(dy), .b = b, .c = values(rows, rank), .alpha = 0.3f});
+      ddown.push_back({.a = dup.back().c, .b = a, .c = of(dx_after), .accumulate = true});
+    }
+    linear_.forward(*weight, x, bias, y, forward);
+    linear_.backward(*weight, dy, dx, true, backward);
+    linear_.forward(*weight, x, bias, y_after, {});
+    linear_.backward(*weight, dy, dx_after, true, {});
+    for (const auto& products : {down, up, dup, ddown}) backend_.grouped_matmul(products, compute_);
+    EXPECT_EQ(get(y), get(y_after));
+    EXPECT_EQ(get(dx), get(dx_after));
+    for (size_t job = 0; job < std::size(kJobs); ++job) {
+      EXPECT_EQ(get(forward[job].inner), get(down[job].c)) << job;
+      EXPECT_EQ(get(backward[job].inner), get(dup[job].c)) << job;
+    }
+    matrices_.buffers.clear();
+  }
+}
+
 TEST_P(PanelLinearTest, NoRowsAreNothingToDo) {
   const std::vector<float> w = whole_numbers(50 * 40, 1);
   const auto weight = linear_.prepare({DType::kF32, {50, 40}, std::as_bytes(std::span(w))}, compute_);
   const Matrix x = put(w, 40, 50);
-  linear_.backward(*weight, x.row_range(0, 0), put(w, 50, 40).row_range(0, 0), false);
+  linear_.backward(*weight, x.row_range(0, 0), put(w, 50, 40).row_range(0, 0), false, {});
 }
 
 TEST_P(PanelLinearTest, RowsOfAnExactWeightAreThoseItWasGiven) {
