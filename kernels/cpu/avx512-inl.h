@@ -1,6 +1,7 @@
 #pragma once
-// What code on the instructions of AVX-512 itself shares: bf16_gemm_native.cc and tile_gemm-inl.h. For
-// callers who have asked the processor (instruction_set.h). Thread: any; pure functions.
+// What code on the instructions of AVX-512 itself shares: bf16_gemm_native.cc, tile_gemm-inl.h and, where it
+// is compiled for them, gemm-inl.h. For callers who have asked the processor (instruction_set.h). Thread:
+// any; pure functions.
 
 #include <algorithm>
 #include <cstdint>
@@ -24,22 +25,26 @@ inline __mmask16 mask_of(int64_t count) {
 // The 16 x 16 transpose of words.
 inline void transpose(__m512i r[16]) {
   __m512i t[16];
+#pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
     t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
   }
+#pragma GCC unroll 8
   for (int i = 0; i < 16; i += 4) {
     r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
     r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
     r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
     r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
   }
+#pragma GCC unroll 8
   for (int i = 0; i < 4; ++i) {
     t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
     t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
     t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
     t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
   }
+#pragma GCC unroll 8
   for (int i = 0; i < 4; ++i) {
     r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
     r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);

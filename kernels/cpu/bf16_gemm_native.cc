@@ -19,10 +19,13 @@ __m512i rounded(__m512 low, __m512 high) {
   return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
 }
 
-// Columns [c, c + 32) of a row, zero beyond cols.
-__m512i load_along(const float* row, int64_t c, int64_t cols) {
-  return rounded(_mm512_maskz_loadu_ps(mask_of(cols - c), row + c),
-                 _mm512_maskz_loadu_ps(mask_of(cols - c - kLanes), row + c + kLanes));
+// 32 floats from memory, or `count` of them and zeros.
+__m512i load_along(const float* from) {
+  return rounded(_mm512_loadu_ps(from), _mm512_loadu_ps(from + kLanes));
+}
+__m512i load_along(const float* from, int64_t count) {
+  return rounded(_mm512_maskz_loadu_ps(mask_of(count), from),
+                 _mm512_maskz_loadu_ps(mask_of(count - kLanes), from + kLanes));
 }
 
 // kRows x (kVectors vectors) of c; last: of the last vector.
@@ -103,10 +106,12 @@ void panel(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_
 void pack_pairs_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
                       int64_t to_stride) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; c += 2 * kLanes) {
-      _mm512_mask_storeu_epi32(to + r * to_stride + c / 2, mask_of(pairs_of(cols - c)),
-                               load_along(from + r * stride, c, cols));
-    }
+    const float* const row = from + r * stride;
+    Pair* const pairs = to + r * to_stride;
+    int64_t c = 0;
+    for (; c + 2 * kLanes <= cols; c += 2 * kLanes) _mm512_storeu_si512(pairs + c / 2, load_along(row + c));
+    if (c < cols)
+      _mm512_mask_storeu_epi32(pairs + c / 2, mask_of(pairs_of(cols - c)), load_along(row + c, cols - c));
   }
 }
 
@@ -116,12 +121,17 @@ void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t st
                                          22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   for (int64_t r = 0; r < rows; r += 2) {
     const float *const first = from + r * stride, *const second = first + stride;
-    for (int64_t c = 0; c < cols; c += kLanes) {
+    Pair* const pairs = to + r / 2 * to_stride;
+    int64_t c = 0;
+    for (; r + 1 < rows && c + kLanes <= cols; c += kLanes) {
+      const __m512i both = rounded(_mm512_loadu_ps(first + c), _mm512_loadu_ps(second + c));
+      _mm512_storeu_si512(pairs + c, _mm512_permutexvar_epi16(order, both));
+    }
+    for (; c < cols; c += kLanes) {
       const __mmask16 mask = mask_of(cols - c);
       const __m512 low = _mm512_maskz_loadu_ps(mask, first + c);
       const __m512 high = r + 1 < rows ? _mm512_maskz_loadu_ps(mask, second + c) : _mm512_setzero_ps();
-      _mm512_mask_storeu_epi32(to + r / 2 * to_stride + c, mask,
-                               _mm512_permutexvar_epi16(order, rounded(low, high)));
+      _mm512_mask_storeu_epi32(pairs + c, mask, _mm512_permutexvar_epi16(order, rounded(low, high)));
     }
   }
 }
@@ -130,15 +140,24 @@ void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_
                            int64_t to_stride) {
   for (int64_t r = 0; r < rows; r += kLanes) {
     const int64_t count = std::min(kLanes, rows - r);
-    const __mmask16 mask = mask_of(count);
     for (int64_t c = 0; c < cols; c += 2 * kLanes) {
+      const float* const at = from + r * stride + c;
+      Pair* const pairs = to + c / 2 * to_stride + r;
       __m512i block[16];
+      if (count == kLanes && c + 2 * kLanes <= cols) {
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kLanes; ++i) block[i] = load_along(at + i * stride);
+        transpose(block);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kLanes; ++i) _mm512_storeu_si512(pairs + i * to_stride, block[i]);
+        continue;
+      }
       for (int64_t i = 0; i < kLanes; ++i)
-        block[i] = i < count ? load_along(from + (r + i) * stride, c, cols) : _mm512_setzero_si512();
+        block[i] = i < count ? load_along(at + i * stride, cols - c) : _mm512_setzero_si512();
       transpose(block);
-      const int64_t pairs = std::min(kLanes, pairs_of(cols - c));
-      for (int64_t i = 0; i < pairs; ++i)
-        _mm512_mask_storeu_epi32(to + (c / 2 + i) * to_stride + r, mask, block[i]);
+      const __mmask16 mask = mask_of(count);
+      for (int64_t i = 0; i < std::min(kLanes, pairs_of(cols - c)); ++i)
+        _mm512_mask_storeu_epi32(pairs + i * to_stride, mask, block[i]);
     }
   }
 }

@@ -172,12 +172,20 @@ HWY_INLINE void transpose_into(const float* HWY_RESTRICT from, int64_t rows, int
     for (int64_t c = 0; c < cols; c += kSide) {
       const __mmask16 cols_here = native::mask_of(cols - c);
       const float* const at = from + r * stride + c;
+      float* const out = to + c * to_stride + r;
       __m512i block[kSide];
+      if (r + kSide <= rows && c + kSide <= cols) {
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kSide; ++i) block[i] = _mm512_loadu_si512(at + i * stride);
+        native::transpose(block);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kSide; ++i) _mm512_storeu_si512(out + i * to_stride, block[i]);
+        continue;
+      }
       for (int64_t i = 0; i < kSide; ++i)
         block[i] =
             r + i < rows ? _mm512_maskz_loadu_epi32(cols_here, at + i * stride) : _mm512_setzero_si512();
       native::transpose(block);
-      float* const out = to + c * to_stride + r;
       for (int64_t i = 0; i < kSide && c + i < cols; ++i)
         _mm512_mask_storeu_epi32(out + i * to_stride, rows_here, block[i]);
     }
