@@ -5,7 +5,7 @@
 //
 // - matmul.cc      products run in blocks of c through gemm-inl.h or bf16_gemm.h, whose elements do not know
 //                  their tile (panel_linear.h, grouped_matmul.cc).
-// - attention.cc   tiles of queries and keys; a task is one key head of one item.
+// - attention.cc   and attention_backward.cc: tiles of queries and keys; a task is one key head of one item.
 // - the others     a task is a block of rows, or of columns where rows are summed.
 //
 // Items of one call that write the same memory are found by plan_blocks() and done by one task in their
@@ -24,6 +24,7 @@
 
 namespace coppice {
 
+struct HeadTask;
 class PanelLinear;
 
 class CpuBackend final : public HostBackend {
@@ -48,7 +49,7 @@ class CpuBackend final : public HostBackend {
   // grouped_matmul.cc
   void grouped_matmul(std::span<const MatmulItem> items, DType compute) override;
 
-  // attention.cc
+  // attention.cc, attention_backward.cc
   void attention(const AttentionShape& shape, std::span<const AttentionItem> items, DType compute) override;
   void attention_backward(const AttentionShape& shape, std::span<const AttentionBackwardItem> items,
                           DType compute) override;
@@ -112,6 +113,10 @@ class CpuBackend final : public HostBackend {
       plan.run(i, outputs, [&](int64_t item, const Block& block) { run(items[size_t(item)], block); });
     });
   }
+
+  // attention.cc: run(task, scratch of floats(task) floats) for each task.
+  void run_attention(std::span<const HeadTask> tasks, int64_t (*floats)(const HeadTask&),
+                     void (*run)(const HeadTask&, float*));
 
   std::unique_ptr<PanelLinear> panels_;
 };

@@ -70,6 +70,40 @@ HWY_INLINE float max_of(Vec value) {
   return hn::GetLane(hn::MaxOfLanes(Floats(), value));
 }
 
+// op over the lanes of each of kLanes vectors: of vector i in lane i. op is associative, but for rounding.
+template <typename Op>
+HWY_INLINE Vec lanes_of_each(const Vec (&x)[kLanes], const Op& op) {
+  const Floats f;
+  const hn::Repartition<double, Floats> two;
+  Vec fours[kLanes / 4];  // of four vectors, in each block of four lanes
+  for (int i = 0; i < kLanes / 4; ++i) {
+    const Vec* const at = x + 4 * i;
+    const auto low =
+        hn::BitCast(two, op(hn::InterleaveLower(f, at[0], at[1]), hn::InterleaveUpper(f, at[0], at[1])));
+    const auto high =
+        hn::BitCast(two, op(hn::InterleaveLower(f, at[2], at[3]), hn::InterleaveUpper(f, at[2], at[3])));
+    fours[i] = op(hn::BitCast(f, hn::InterleaveLower(two, low, high)),
+                  hn::BitCast(f, hn::InterleaveUpper(two, low, high)));
+  }
+  const auto halves = [&](Vec low, Vec high) HWY_ATTR {
+    return op(hn::ConcatLowerLower(f, high, low), hn::ConcatUpperUpper(f, high, low));
+  };
+  if constexpr (kLanes == 8) {
+    return halves(fours[0], fours[1]);
+  } else {
+    static_assert(kLanes == 16 || kLanes == 8);
+    const Vec even = halves(fours[0], fours[2]), odd = halves(fours[1], fours[3]);
+    return op(hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd), even),
+              hn::OddEvenBlocks(odd, hn::SwapAdjacentBlocks(even)));
+  }
+}
+HWY_INLINE Vec sum_of_each(const Vec (&x)[kLanes]) {
+  return lanes_of_each(x, [](Vec a, Vec b) HWY_ATTR { return hn::Add(a, b); });
+}
+HWY_INLINE Vec max_of_each(const Vec (&x)[kLanes]) {
+  return lanes_of_each(x, [](Vec a, Vec b) HWY_ATTR { return hn::Max(a, b); });
+}
+
 // Sum over the columns of term(column, part), in four chains; a partial vector's terms must be 0 beyond its
 // part.
 template <typename Term>
@@ -135,6 +169,49 @@ HWY_INLINE Vec exp_of_difference(Vec x) {
   const Vec p = exp_of_rest(bounded, hn::Sub(sum, shift));
   const auto scale = hn::Add(hn::ShiftLeft<23>(hn::BitCast(words, sum)), hn::Set(words, 127u << 23));
   return hn::IfThenZeroElse(hn::Lt(x, set(-87.0f)), hn::Mul(p, hn::BitCast(Floats(), scale)));
+}
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+// 2^x of a softmax in powers of two: x < 128. What would be a denormal (x < -125.5) is 0, NaN stays. The
+// polynomial is twice 2^x for |x| <= 1/2, its error 3e-9 of the value.
+HWY_INLINE Vec exp2_of_difference(Vec x) {
+  // The last bits of a sum with this are the nearest whole number (1.5 * 2^23) and a float's bias less one:
+  // the exponent of what the polynomial is to be multiplied with, which is 0 at the bound.
+  const Vec shift = set(12582912.0f + 126.0f);
+  const Vec bounded = hn::Max(set(-126.0f), x);  // in this order a NaN comes through
+  const Vec sum = hn::Add(bounded, shift);
+  const Vec r = hn::Sub(bounded, hn::Sub(sum, shift));
+  Vec p = hn::MulAdd(r, set(0.00031189355649985373f), set(0.002681328682228923f));
+  p = hn::MulAdd(r, p, set(0.019235385581851006f));
+  p = hn::MulAdd(r, p, set(0.11100620776414871f));
+  p = hn::MulAdd(r, p, set(0.4804530441761017f));
+  p = hn::MulAdd(r, p, set(1.3862944841384888f));
+  p = hn::MulAdd(r, p, set(2.0f));
+  return hn::Mul(p, hn::BitCast(Floats(), hn::ShiftLeft<23>(hn::BitCast(Words(), sum))));
+}
+
+// log(x) for normal x > 0, about 1 ulp; infinity and NaN stay. The polynomial is that of Cephes' logf
+// (Moshier, 1989).
+HWY_INLINE Vec log(Vec x) {
+  const Ints ints;
+  // x = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2)
+  const auto bits = hn::BitCast(ints, x);
+  const auto e = hn::ShiftRight<23>(hn::Sub(bits, hn::Set(ints, 0x3f3504f3)));
+  const Vec f = hn::Sub(hn::BitCast(Floats(), hn::Sub(bits, hn::ShiftLeft<23>(e))), set(1.0f));
+  Vec p = hn::MulAdd(f, set(7.0376836292e-2f), set(-1.1514610310e-1f));
+  p = hn::MulAdd(f, p, set(1.1676998740e-1f));
+  p = hn::MulAdd(f, p, set(-1.2420140846e-1f));
+  p = hn::MulAdd(f, p, set(1.4249322787e-1f));
+  p = hn::MulAdd(f, p, set(-1.6668057665e-1f));
+  p = hn::MulAdd(f, p, set(2.0000714765e-1f));
+  p = hn::MulAdd(f, p, set(-2.4999993993e-1f));
+  p = hn::MulAdd(f, p, set(3.3333331174e-1f));
+  p = hn::MulAdd(f, p, set(-0.5f));
+  const Vec power = hn::ConvertTo(Floats(), e), log1p = hn::MulAdd(hn::Mul(f, f), p, f);
+  const Vec low = hn::MulAdd(power, set(-2.12194440e-4f), log1p);  // log(2) in two parts
+  return hn::IfThenElse(hn::Lt(x, set(std::numeric_limits<float>::infinity())),
+                        hn::MulAdd(power, set(0.693359375f), low), x);
 }
 
 HWY_INLINE Vec sigmoid(Vec x) {
