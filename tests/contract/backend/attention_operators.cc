@@ -27,6 +27,7 @@ const Variant kVariants[] = {
 };
 const Variant kForwardVariants[] = {
     {.name = "past", .heads = 4, .kv_heads = 1, .past = 37},
+    {.name = "long_past", .past = 300},
     {.name = "past_prefix_window", .prefix = 5, .window = 12, .past = 20},
     {.name = "no_log_sum", .log_sum = false},
 };
@@ -37,7 +38,8 @@ AttentionShape shape_of(const Variant& variant, int64_t head_dim) {
 
 // A size is (queries, head_dim).
 std::vector<Size> attention_sizes() {
-  std::vector<Size> sizes = {{1, 8}, {2, 16}, {7, 24}, {17, 64}, {33, 8}, {64, 32}, {65, 80}, {131, 16}};
+  std::vector<Size> sizes = {{1, 8},   {2, 16},  {7, 24},   {17, 64}, {33, 8},
+                             {64, 32}, {65, 80}, {131, 16}, {70, 256}};
   if (long_tests()) sizes.insert(sizes.end(), {{300, 128}, {1025, 64}, {513, 256}});
   return sizes;
 }
