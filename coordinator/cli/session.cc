@@ -138,11 +138,11 @@ std::vector<MemoryModel> Session::models(const std::vector<RankInfo>& ranks) con
 }
 
 // One stage that shares its thread with the coordinator can only do one pack at a time. Stages of one process
-// take turns too; of one more pack than there are stages, the next is there when a stage has done one. Between
-// ranks that compute at once a second one more is what hides messages, updates and packs of unequal length
+// take turns too; of one more pack than there are stages, the next is there when a stage has done one.
+// Between ranks that compute at once two more are what hides messages, updates and packs of unequal length
 // (tests/bench/RESULTS.md).
 int64_t Session::credits() const {
-  if (launch_.launched()) return shape_.stages + 2;
+  if (launch_.launched()) return shape_.stages + 3;
   return shape_.stages == 1 && shape_.ranks() == 2 ? 1 : shape_.stages + 1;
 }
 
