@@ -97,6 +97,7 @@ void Rank::become_stage(const proto::Configure::Stage& stage, proto::Configured&
   options.between_layers = [this] { transport_.progress(); };
   stage_ = std::make_unique<Stage>(*device_->backend, config_, folder, options);
   StageRanks ranks;
+  ranks.in_turn = !own_device_;
   if (stage.has_previous()) ranks.previous = stage.previous();
   if (stage.has_next()) ranks.next = stage.next();
   stage_worker_ = std::make_unique<StageWorker>(transport_, *device_->backend, *stage_, ranks, trace_);

@@ -177,7 +177,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;             // "ref", "cpu"
-  virtual std::string instruction_set() const = 0;  // what the bits depend on, e.g. "avx512_core_bf16"
+  virtual std::string instruction_set() const = 0;  // what the bits depend on, e.g. "avx512_bf16"
   // Why this compute dtype cannot be used here; nothing where it can.
   virtual std::optional<std::string> unsupported(DType compute) const = 0;
   // The compute dtype that this device has instructions for, which is what is taken where none was asked for. The same on all

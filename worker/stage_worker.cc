@@ -191,7 +191,7 @@ bool StageWorker::forward_ready() const {
 
 // It needs one pack to work on, and another when it has done that.
 bool StageWorker::next_runs_dry() const {
-  return ranks_.next && at_next_ < 2;
+  return ranks_.next && !ranks_.in_turn && at_next_ < 2;
 }
 
 bool StageWorker::versions_in_place(const PackPlan& plan) const {

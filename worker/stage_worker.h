@@ -2,9 +2,10 @@
 // The work of a stage's rank: takes plans, adapters and rows, lets its Stage compute, sends on what comes
 // out. Which ranks stand before and behind it is all it knows of the pipeline.
 //
-// Backwards go before forwards, since they free memory, unless the stage behind would run out of work
-// meanwhile. Packs go through each direction in the order of their plans. On the last stage a pack's backward begins as soon as its loss is known. When a pack ends a job's
-// step, the job's gradients are pushed after its backward, each to the shard that published its tensor.
+// Backwards go before forwards, since they free memory, unless the stage behind computes beside this one and
+// would run out of work meanwhile. Packs go through each direction in the order of their plans. On the last
+// stage a pack's backward begins as soon as its loss is known. When a pack ends a job's step, the job's
+// gradients are pushed after its backward, each to the shard that published its tensor.
 //
 // A version is in place when all tensors that live here have come, from whatever shards. A plan may be here
 // before the versions it names, since it comes from another rank: its forward, and so those behind it, wait
@@ -33,6 +34,7 @@ namespace coppice {
 struct StageRanks {
   int coordinator = 0;
   std::optional<int> previous, next;  // absent on the first and the last stage
+  bool in_turn = false;               // the stages are in one process and compute one after the other
 };
 
 class StageWorker {

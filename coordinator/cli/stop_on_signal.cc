@@ -16,11 +16,11 @@ volatile std::sig_atomic_t stop_signal = 0;  // the one thing that a signal hand
 StopOnSignal::StopOnSignal() {
   struct sigaction action {};
   action.sa_handler = [](int signal) { stop_signal = signal; };
-  action.sa_flags = int(SA_RESETHAND);
-  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
   struct sigaction inherited {};
   sigaction(SIGHUP, nullptr, &inherited);
   if (inherited.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
+  action.sa_flags = int(SA_RESETHAND);
+  for (int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
 }
 
 bool StopOnSignal::asked() {

@@ -1,7 +1,8 @@
 #pragma once
-// The first SIGINT, SIGTERM, SIGUSR1 or SIGHUP asks for an orderly stop; a second one ends the process at once.
-// (mpirun passes SIGUSR1 on and lets its ranks live; on the others it kills them. SIGHUP says that the terminal is
-// gone, and is nothing to a process that nohup made ignore it.) Thread: main.
+// The first SIGINT, SIGTERM, SIGUSR1 or SIGHUP asks for an orderly stop; a second one ends the process at
+// once. (mpirun passes SIGUSR1 on and lets its ranks live; on the others it kills them. SIGHUP says that the
+// terminal is gone, often twice, from the shell and from the system: so that one never ends a process at
+// once. It is nothing to one that nohup made ignore it.) Thread: main.
 
 namespace coppice {
 

@@ -34,7 +34,7 @@ constexpr int64_t kMostCommits = 16;                   // of the engine: at once
 // become); the rest are its caches.
 constexpr int64_t kStoreBytes = 8 * kMebibyte, kMostBufferBytes = 48 * kMebibyte;
 constexpr int64_t kLogitRows = 256;
-constexpr int64_t kThreadBytes = 400 << 10;  // of a projection: what a thread turns of a weight
+constexpr int64_t kThreadBytes = 800 << 10;  // what it turns of a weight, or prepares of attention
 constexpr int64_t kLeastPackRows = 128;      // of the engine: a pack has more where the rows are there
 
 // The range of a backend's buffers has holes: measured 2 to 5 % above what is in use at most.

@@ -129,8 +129,9 @@ HWY_INLINE void softmax_tile(const HeadTask& task, const QueryTile& queries, int
     const float own = queries.bases[i];
     const Vec base = set(own == -std::numeric_limits<float>::infinity() ? 0 : own);
     Vec total = set(0);
+    // The product is rounded by itself, as the base was: else a huge score is not its own base.
     for (int64_t c = 0; c < width; c += kLanes) {
-      const Vec p = exp2_of_difference(hn::MulSub(hn::Load(Floats(), row + c), set(factor), base));
+      const Vec p = exp2_of_difference(hn::Sub(hn::Mul(hn::Load(Floats(), row + c), set(factor)), base));
       total = hn::Add(total, p);
       hn::Store(p, Floats(), row + c);
     }

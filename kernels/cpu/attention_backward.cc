@@ -134,7 +134,9 @@ HWY_INLINE void gradient_tile(const HeadTask& task, const PreparedQueries<kBf16>
               product = hn::Load(Floats(), queries.products + c);
     for (int64_t i = 0; i < keys; ++i) {
       float *const s = scores + i * kQueries + c, *const d = dp + i * kQueries + c;
-      const Vec p = exp2_of_difference(hn::MulSub(hn::Load(Floats(), s), factor, log_sum));
+      // No probability is above 1, but between huge scores the last bit of one is more than that.
+      const Vec difference = hn::MulSub(hn::Load(Floats(), s), factor, log_sum);
+      const Vec p = exp2_of_difference(hn::Min(set(0), difference));  // in this order a NaN comes through
       hn::Store(p, Floats(), s);
       hn::Store(hn::Mul(p, hn::MulSub(hn::Load(Floats(), d), scale, product)), Floats(), d);
     }

@@ -115,8 +115,10 @@ Pair* LowRank::slot(const Item& item, int64_t slot, int worker) const {
   return reinterpret_cast<Pair*>(seconds_.data()) + (worker * slots_ + slot) * slot_words_ + item.second;
 }
 
-void LowRank::prepare(int64_t column, int64_t count, int64_t slot_number, int worker) const {
+void LowRank::prepare(int64_t row, int64_t end, int64_t column, int64_t count, int64_t slot_number,
+                      int worker) const {
   for (const Item& item : items_) {
+    if (item.row() >= end || item.row() + item.rows() <= row) continue;
     Pair* const to = slot(item, slot_number, worker);
     const Matrix& factor = second_factor(item);
     if (bf16_) {

@@ -23,8 +23,9 @@ class LowRank {
   bool empty() const { return items_.empty(); }
   // bfloat16: the inner rows of rows [row, row + rows) of x, which are packed.
   void compute_inner(int64_t row, int64_t rows, const Pair* x, int64_t pairs) const;
-  // Columns [column, column + count) of the second factors, to a slot of this worker.
-  void prepare(int64_t column, int64_t count, int64_t slot, int worker) const;
+  // Columns [column, column + count) of the second factors of what has rows among [row, end), to a slot of
+  // this worker.
+  void prepare(int64_t row, int64_t end, int64_t column, int64_t count, int64_t slot, int worker) const;
   // Adds to rows [row, row + rows) of those columns, which stand at y.
   void add(int64_t row, int64_t rows, int64_t count, int64_t slot, int worker, float* y,
            int64_t stride) const;

@@ -277,7 +277,8 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
       for (int64_t r = begin; r < end; ++r)
         std::copy(bias.as<float>() + from, bias.as<float>() + to, f32_row(y, r) + from);
     }
-    for (int64_t p = first; p < last; ++p) low_rank.prepare(p * kPanel, product.width(p), p - first, worker);
+    for (int64_t p = first; p < last; ++p)
+      low_rank.prepare(begin, end, p * kPanel, product.width(p), p - first, worker);
     for (int64_t unit = 0; unit < units; unit += kUnits) {
       const int64_t count = std::min(kUnits, units - unit);
       const bool add = unit > 0 || accumulate || !bias.empty();

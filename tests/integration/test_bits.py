@@ -69,7 +69,9 @@ def test_stops_at_a_step_on_a_signal_and_goes_on(runs, alone, number):
     metrics = runs.folder / "stopped" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > 0):
         time.sleep(0.01)
-    process.send_signal(number)
+    for _ in range(2 if number == signal.SIGHUP else 1):  # of a terminal that goes: from the shell and from the system
+        process.send_signal(number)
+        time.sleep(0.001)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 3, errors
     assert "run" in errors and "--output" in errors  # the command that resumes

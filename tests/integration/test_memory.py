@@ -96,9 +96,9 @@ def test_the_peak_is_what_the_model_says(case, peak_over_model, tmp_path):
     assert 0.9 <= peak_over_model(write(tmp_path, CASES[case](tmp_path))) <= 1.1
 
 
-@pytest.mark.parametrize("stages", [2, 4])
-def test_with_stages_in_one_process(stages, peak_over_model, tmp_path):
-    jobs = several(8, 1, (256, 256))(tmp_path)
+@pytest.mark.parametrize("stages, batch, length", [(2, 1, 256), (4, 1, 256), (2, 2, 512)])
+def test_with_stages_in_one_process(stages, batch, length, peak_over_model, tmp_path):
+    jobs = several(8, batch, (length, length))(tmp_path)
     assert 0.9 <= peak_over_model(write(tmp_path, jobs), "--stages", str(stages)) <= 1.1
 
 

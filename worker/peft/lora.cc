@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "common/base/check.h"
 #include "common/base/error.h"
 #include "common/base/random.h"
 #include "worker/peft/all_methods.h"
@@ -239,6 +240,7 @@ class Lora : public Method {
                          int64_t lower_rows, std::vector<LowRankItem>& items) const override {
     for (const HookUse& use : uses) {
       if (!is_low_rank(use, module) || use.row >= lower_rows) continue;
+      CHECK(context.backward_follows(use));  // what is kept stays
       const Target& target = *config_of<LoraConfig>(use).find(module);
       items.push_back({.down = use.adapter->tensors[target.a],
                        .up = use.adapter->tensors[target.a + 1],

@@ -127,8 +127,8 @@ class HookContext {
   virtual DType compute() const = 0;
   virtual int64_t layer() const = 0;
   // Kept from the forward of this segment at this layer until its backward (recomputed with checkpointing,
-  // then kept again): makes it in the forward, finds it in the backward. key: unique within the method's
-  // hooks of one layer.
+  // then kept again): makes it in the forward, or in a hook of the backward for a later one, and finds it
+  // there. key: unique within the method's hooks of one layer.
   virtual Matrix keep(const HookUse& use, int key, int64_t rows, int64_t cols) = 0;
   virtual Matrix kept(const HookUse& use, int key) = 0;
   // Until the hook returns.
