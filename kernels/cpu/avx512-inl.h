@@ -6,14 +6,16 @@
 #include <algorithm>
 #include <cstdint>
 
+#include <hwy/base.h>
 #include <immintrin.h>
 
 // GCC 12 warns inside its own intrinsics, of a value that is undefined on purpose.
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl")
 
 namespace coppice::native {
 
@@ -55,4 +57,4 @@ inline void transpose(__m512i r[16]) {
 
 }  // namespace coppice::native
 
-#pragma GCC pop_options
+HWY_POP_ATTRIBUTES

@@ -5,8 +5,7 @@
 #include "kernels/cpu/avx512-inl.h"
 
 // For the instructions of this file alone; callers have asked the processor.
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 namespace coppice::native {
 namespace {
@@ -181,4 +180,4 @@ void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, co
 
 }  // namespace coppice::native
 
-#pragma GCC pop_options
+HWY_POP_ATTRIBUTES

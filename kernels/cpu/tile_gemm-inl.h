@@ -21,8 +21,7 @@
 #include "kernels/cpu/avx512-inl.h"
 #include "kernels/cpu/bf16_gemm.h"
 
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl")
+HWY_PUSH_ATTRIBUTES("avx512f,avx512bw,avx512dq,avx512vl")
 
 namespace coppice::native {
 
@@ -258,4 +257,4 @@ void multiply_pairs_in_tiles(int64_t rows, int64_t cols, int64_t pairs, PairsOfR
 
 }  // namespace coppice::native
 
-#pragma GCC pop_options
+HWY_POP_ATTRIBUTES
