@@ -215,11 +215,14 @@ void Engine::load_job(JobRun& run) {
         run.reading = false;
         if (run.phase != Phase::kLoading) return leave_if_done(run);
         const PreparedJob* now = loaded->job.get();
-        const bool changed =
-            loaded->grew || (now != nullptr && (now->data_fingerprint() != run.record.data_fingerprint ||
-                                                now->method->hf_config() != run.record.method));
-        if (changed)
-          return fail(run, "its data, or its init_adapter, is not what it was when it was submitted");
+        const DataArguments& data = run.job->spec.data;
+        const std::string files = data.eval ? data.train + ", or " + *data.eval : data.train;
+        if (loaded->grew || (now != nullptr && now->data_fingerprint() != run.record.data_fingerprint))
+          return fail(run, fmt::format("its data ({}) is not what it was when it was submitted", files));
+        if (now != nullptr && now->method->hf_config() != run.record.method) {
+          return fail(run, fmt::format("its init_adapter ({}) is not what it was when it was submitted",
+                                       run.job->spec.init_adapter.value_or("none")));
+        }
         run.shown_only = now == nullptr;
         if (run.shown_only) return fail(run, loaded->error);
         run.job = std::move(loaded->job);

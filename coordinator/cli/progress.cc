@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -30,6 +31,17 @@ std::string shortened(const std::string& name, size_t width) {
   return name.substr(0, width - 2 - tail) + ".." + name.substr(name.size() - tail);
 }
 
+// A line of the table: the job's name, then as many of the columns as fit whole.
+std::string table_line(const std::string& name, size_t names, const std::array<std::string, 6>& cells,
+                       size_t width) {
+  constexpr std::array<size_t, 6> kWidths = {9, 13, 9, 9, 9, 7};
+  std::string line = fmt::format("{:<{}}", shortened(name, names), names);
+  for (size_t i = 0; i < cells.size() && line.size() + 1 + kWidths[i] <= width; ++i)
+    line +=
+        i == 0 ? fmt::format(" {:<{}}", cells[i], kWidths[i]) : fmt::format(" {:>{}}", cells[i], kWidths[i]);
+  return line;
+}
+
 class Table : public Progress {
  public:
   void refresh(const Engine& engine, bool last) override {
@@ -39,11 +51,12 @@ class Table : public Progress {
     winsize window{};
     const bool sized = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_row > 0;
     const size_t height = sized ? window.ws_row : 25,
-                 width = sized && window.ws_col > 0 ? window.ws_col : 100;
+                 columns = sized && window.ws_col > 0 ? window.ws_col : 100;
+    const size_t width = last ? std::string::npos : columns;  // the last table stays, whole
     const std::vector<const JobRun*> runs = ordered(engine);
     const size_t names = name_columns(runs, width);
-    std::vector<std::string> lines{fmt::format("{:<{}} {:<9} {:>13} {:>9} {:>9} {:>9} {:>7}", "job", names,
-                                               "state", "step", "loss", "eval", "tokens/s", "left")};
+    std::vector<std::string> lines{
+        table_line("job", names, {"state", "step", "loss", "eval", "tokens/s", "left"}, width)};
     size_t hidden = 0;
     double rate = 0;
     for (const JobRun* run : runs) {
@@ -53,12 +66,12 @@ class Table : public Progress {
         ++hidden;
         continue;
       }
-      lines.push_back(row(engine, *run, own, names));
+      lines.push_back(row(engine, *run, own, names, width));
     }
     if (hidden > 0) lines.push_back(fmt::format("... and {} more", hidden));
     lines.push_back(fmt::format("{} elapsed, {:.0f} tokens/s", duration(engine.seconds()), rate));
     std::string out = drawn_lines_ > 0 ? fmt::format("\x1b[{}A", drawn_lines_) : "";
-    for (const std::string& line : lines) out += "\r\x1b[2K" + (last ? line : line.substr(0, width)) + "\n";
+    for (const std::string& line : lines) out += "\r\x1b[2K" + line.substr(0, width) + "\n";
     out += "\x1b[J";
     std::fputs(out.c_str(), stderr);
     drawn_lines_ = lines.size();
@@ -83,11 +96,13 @@ class Table : public Progress {
     return std::min(longest, std::max(kLeast, width - std::min(width, kBeside)));
   }
 
-  std::string row(const Engine& engine, const JobRun& run, double rate, size_t names) const {
-    std::string line = fmt::format("{:<{}} {:<9} {:>13} {:>9.4f} {:>9} {:>9.0f} {:>7}",
-                                   shortened(run.name(), names), names, job_state_name(run.record.state),
-                                   fmt::format("{}/{}", run.head.version, run.record.total_steps),
-                                   run.head.loss, evaluation(run), rate, left(engine, run));
+  std::string row(const Engine& engine, const JobRun& run, double rate, size_t names, size_t width) const {
+    std::string line = table_line(
+        run.name(), names,
+        {std::string(job_state_name(run.record.state)),
+         fmt::format("{}/{}", run.head.version, run.record.total_steps), fmt::format("{:.4f}", run.head.loss),
+         evaluation(run), fmt::format("{:.0f}", rate), left(engine, run)},
+        width);
     if (!run.record.reason.empty()) line += "  " + run.record.reason;
     return line;
   }

@@ -64,7 +64,13 @@ void require_same_machine(const JobRecord& record, const Backbone& backbone, con
   require_same(record.name, "the backbone's content", hex(record.backbone_fingerprint),
                hex(backbone.fingerprint));
   require_same(record.name, "--dtype", record.dtype, dtype);
-  require_same(record.name, "the instruction set", record.instruction_set, instruction_set);
+  if (record.instruction_set != instruction_set) {
+    throw invalid(
+        "job {}: the instruction set is {} now and was {} when the job began; a run goes on with what it "
+        "began with "
+        "(--device, and COPPICE_MAX_ISA for a lesser one than the processor's)",
+        record.name, instruction_set, record.instruction_set);
+  }
 }
 
 std::optional<std::string> recorded_dtype(const std::string& path,
