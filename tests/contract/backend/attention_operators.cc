@@ -81,9 +81,7 @@ Operator forward(const Variant& variant, DType compute) {
     const int64_t head_dim = items.empty() ? 8 : items[0][kQ].cols / variant.heads;
     backend.attention(shape_of(variant, head_dim), list, compute);
   };
-  // An exponential has the error of its score, which grows with the score, on either device.
-  const double sums = (variant.scale > 1 ? 2 : 1) * kSumTolerance;
-  op.tolerance = compute == DType::kF32 ? sums : kRoundedTolerance;
+  op.tolerance = compute == DType::kF32 ? kSumTolerance : kRoundedTolerance;
   op.grouped = true;
   op.spreads_nan = true;
   op.flushes_denormals = compute == DType::kBF16;
