@@ -34,10 +34,7 @@ bool StageWorker::work() {
   const bool forward = forward_ready() && (next_runs_dry() || !backward_ready());
   const bool backward = !forward && backward_ready();
   if (!forward && !backward) return false;
-  const uint64_t pack = backward ? backwards_.front() : forwards_.front();
-  const double begin = steady_seconds();
-  backward ? run_backward() : run_forward();
-  trace_.add(backward ? "backward" : "forward", begin, steady_seconds(), pack);
+  forward ? run_forward() : run_backward();
   return true;
 }
 
@@ -209,7 +206,9 @@ bool StageWorker::versions_in_place(const PackPlan& plan) const {
   return true;
 }
 
+// Its span ends before its rows leave: what the next stage does with them comes after it.
 void StageWorker::run_forward() {
+  const double begin = steady_seconds();
   const uint64_t id = forwards_.front();
   forwards_.pop_front();
   InFlight& pack = packs_.at(id);
@@ -222,11 +221,11 @@ void StageWorker::run_forward() {
   } else {
     rows = stage_.forward(pack.plan.pack, pack.plan.tokens);
   }
+  if (!ranks_.next) run_loss(pack, rows);
+  trace_.add("forward", begin, steady_seconds(), id);
   if (ranks_.next) {
     send_rows(*ranks_.next, id, false, std::move(rows));
     if (backward_reaches(pack.plan)) ++at_next_;
-  } else {
-    run_loss(pack, rows);
   }
   if (!backward_reaches(pack.plan)) {
     // Only the head of the last stage can be trained without a backward through its blocks.
@@ -246,6 +245,7 @@ void StageWorker::run_loss(InFlight& pack, const Rows& rows) {
 }
 
 void StageWorker::run_backward() {
+  const double begin = steady_seconds();
   const uint64_t id = backwards_.front();
   backwards_.pop_front();
   InFlight& pack = packs_.at(id);
@@ -258,6 +258,7 @@ void StageWorker::run_backward() {
   }
   push_gradients(pack.plan);
   finish(id);
+  trace_.add("backward", begin, steady_seconds(), id);
 }
 
 void StageWorker::push_gradients(const PackPlan& plan) {
