@@ -92,7 +92,8 @@ class FrozenWeight {
 
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };  // HF: silu, gelu, gelu_pytorch_tanh (gelu_new), relu
 
-// c = alpha * op(a) op(b), or c += ... with accumulate. op transposes where asked. All F32.
+// c = alpha * op(a) op(b), or c += ... with accumulate. op transposes where asked. c F32; a and b F32, or
+// BF16 computed in BF16.
 struct MatmulItem {
   Matrix a, b, c;
   bool transpose_a = false;

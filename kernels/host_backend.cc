@@ -12,10 +12,6 @@ size_t bytes_of_row(const Matrix& x) {
   return size_t(x.cols) * dtype_size(x.dtype);
 }
 
-uint16_t* bf16_row(const Matrix& x, int64_t row) {
-  return x.as<uint16_t>() + row * x.stride;
-}
-
 }  // namespace
 
 void HostBackend::upload(const void* from, Matrix to) {

@@ -41,6 +41,9 @@ inline std::byte* row_bytes(const Matrix& x, int64_t row) {
 inline float* f32_row(const Matrix& x, int64_t row) {
   return x.as<float>() + row * x.stride;
 }
+inline uint16_t* bf16_row(const Matrix& x, int64_t row) {
+  return x.as<uint16_t>() + row * x.stride;
+}
 inline int32_t* i32_row(const Matrix& x, int64_t row) {
   return x.as<int32_t>() + row * x.stride;
 }

@@ -6,6 +6,8 @@
 
 #include "kernels/cpu/bf16_gemm.h"
 
+#include <cstring>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/bf16_gemm.cc"
 #include <hwy/foreach_target.h>
@@ -108,20 +110,57 @@ void pack_across(const float* from, int64_t rows, int64_t cols, int64_t stride, 
   }
 }
 
+HWY_INLINE WordVec load_halves(const uint16_t* from, Whole) {
+  return hn::PromoteTo(Words(), hn::LoadU(hn::Rebind<uint16_t, Words>(), from));
+}
+HWY_INLINE WordVec load_halves(const uint16_t* from, Part part) {
+  const hn::Rebind<uint16_t, Words> halves;
+#if HWY_TARGET == HWY_AVX3
+  return hn::PromoteTo(Words(), hn::MaskedLoad(hn::FirstN(halves, size_t(part.count)), halves, from));
+#else  // has no masked loads of halves
+  HWY_ALIGN uint16_t copy[kLanes] = {};
+  std::copy_n(from, part.count, copy);
+  return hn::PromoteTo(Words(), hn::Load(halves, copy));
+#endif
+}
+
+void pack_halves_across(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                        int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += 2) {
+    const uint16_t *const first = from + r * stride, *const second = first + stride;
+    for_columns(cols, [&](int64_t c, auto part) HWY_ATTR {
+      WordVec pairs = load_halves(first + c, part);
+      if (r + 1 < rows) pairs = hn::Or(pairs, hn::ShiftLeft<16>(load_halves(second + c, part)));
+      store_pairs(pairs, to + r / 2 * to_stride + c, part);
+    });
+  }
+}
+
 // Along first, in a block that stays in the first-level cache, then turned.
-void pack_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
-                     int64_t to_stride) {
+template <typename Value, typename PackAlong>
+HWY_INLINE void pack_turned(const Value* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                            int64_t to_stride, const PackAlong& along) {
   constexpr int64_t kBlock = 32;  // rows, and pairs
   HWY_ALIGN float block[kBlock * kBlock];
   for (int64_t r = 0; r < rows; r += kBlock) {
     const int64_t count = std::min(kBlock, rows - r);
     for (int64_t c = 0; c < cols; c += 2 * kBlock) {
       const int64_t part = std::min(2 * kBlock, cols - c);
-      pack_along(from + r * stride + c, count, part, stride, reinterpret_cast<Pair*>(block), kBlock);
+      along(from + r * stride + c, count, part, stride, reinterpret_cast<Pair*>(block), kBlock);
       transpose_into(block, count, pairs_of(part), kBlock,
                      reinterpret_cast<float*>(to + c / 2 * to_stride + r), to_stride);
     }
   }
+}
+
+void pack_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                     int64_t to_stride) {
+  pack_turned(from, rows, cols, stride, to, to_stride, pack_along);
+}
+void pack_halves_transposed(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                            int64_t to_stride) {
+  using Along = void (*)(const uint16_t*, int64_t, int64_t, int64_t, Pair*, int64_t);
+  pack_turned(from, rows, cols, stride, to, to_stride, Along(pack_pairs_along));
 }
 
 constexpr int64_t kPartPairs = 256;  // of the left side that are widened at a time
@@ -288,6 +327,8 @@ namespace coppice {
 HWY_EXPORT(pack_along);
 HWY_EXPORT(pack_across);
 HWY_EXPORT(pack_transposed);
+HWY_EXPORT(pack_halves_across);
+HWY_EXPORT(pack_halves_transposed);
 HWY_EXPORT(multiply_widened);
 
 void pack_pairs_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
@@ -306,6 +347,26 @@ void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_
                            int64_t to_stride) {
   if (has_bf16_products()) return native::pack_pairs_transposed(from, rows, cols, stride, to, to_stride);
   HWY_DYNAMIC_DISPATCH(pack_transposed)(from, rows, cols, stride, to, to_stride);
+}
+
+// Its pairs stand in memory already.
+void pack_pairs_along(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                      int64_t to_stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint16_t* const row = from + r * stride;
+    if (cols > 1) std::memcpy(to + r * to_stride, row, size_t(cols / 2) * sizeof(Pair));
+    if (cols % 2 != 0) to[r * to_stride + cols / 2] = row[cols - 1];
+  }
+}
+
+void pack_pairs_across(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                       int64_t to_stride) {
+  HWY_DYNAMIC_DISPATCH(pack_halves_across)(from, rows, cols, stride, to, to_stride);
+}
+
+void pack_pairs_transposed(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                           int64_t to_stride) {
+  HWY_DYNAMIC_DISPATCH(pack_halves_transposed)(from, rows, cols, stride, to, to_stride);
 }
 
 int64_t whole_pairs(int64_t pairs) {

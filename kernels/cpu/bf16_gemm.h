@@ -4,8 +4,9 @@
 // in float32 (bf16_gemm.cc).
 //
 // Operands are packed first: two values that follow each other along the summed dimension make a Pair,
-// rounded to nearest even; denormals become zero of their sign, NaN stays NaN. An odd depth ends with a pair
-// whose second half is zero. What is packed has the same bits on every processor. Every element of a product
+// rounded to nearest even; denormals become zero of their sign, NaN stays NaN. What is bfloat16 already stays
+// as it is. An odd depth ends with a pair whose second half is zero. What is packed has the same bits on
+// every processor. Every element of a product
 // is one chain over its pairs ascending, whatever the tile, the position or the neighbours it is computed
 // with: the promise of gemm-inl.h. Its bits, and what becomes of denormal sums, depend on which of the three
 // computes it.
@@ -33,6 +34,13 @@ void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t st
                        int64_t to_stride);
 // transposed: pairs of columns, down the columns: to[c * to_stride + r] = (from(r, 2c), from(r, 2c + 1)).
 void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                           int64_t to_stride);
+// The same of values of bfloat16, as they are.
+void pack_pairs_along(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                      int64_t to_stride);
+void pack_pairs_across(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                       int64_t to_stride);
+void pack_pairs_transposed(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
                            int64_t to_stride);
 
 // Pair k of row i at data[i * row + k * depth]; one of row and depth is 1.

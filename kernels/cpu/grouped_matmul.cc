@@ -125,20 +125,32 @@ int64_t scratch_floats(const MatmulItem& item, const Block& block, bool bf16) {
   return (depth > kPartDepth ? sums : 0) + (item.transpose_b ? block.cols * std::min(depth, kPartDepth) : 0);
 }
 
+// f(where element (row, column) stands, in the matrix's dtype).
+template <typename F>
+void from_element(const Matrix& x, int64_t row, int64_t column, const F& f) {
+  if (x.dtype == DType::kBF16) {
+    f(bf16_row(x, row) + column);
+  } else {
+    f(f32_row(x, row) + column);
+  }
+}
+
 // The sides of a part [k, k + part) of the depth, packed to whole pairs.
-void pack_across_whole(const float* from, int64_t part, int64_t cols, int64_t stride, Pair* to) {
+void pack_across_whole(const Matrix& x, int64_t k, int64_t part, int64_t column, int64_t cols, Pair* to) {
   const int64_t pairs = pairs_of(part);
-  pack_pairs_across(from, part, cols, stride, to, cols);
+  from_element(x, k, column,
+               [&](const auto* from) { pack_pairs_across(from, part, cols, x.stride, to, cols); });
   std::fill_n(to + pairs * cols, (whole_pairs(pairs) - pairs) * cols, 0);
 }
 
 PairsOfRows pack_left(const MatmulItem& item, const Block& block, int64_t k, int64_t part, Pair* to) {
   const int64_t rows = block.rows, pairs = pairs_of(part), whole = whole_pairs(pairs);
   if (item.transpose_a) {
-    pack_across_whole(f32_row(item.a, k) + block.row, part, rows, item.a.stride, to);
+    pack_across_whole(item.a, k, part, block.row, rows, to);
     return {to, 1, rows};
   }
-  pack_pairs_along(f32_row(item.a, block.row) + k, rows, part, item.a.stride, to, whole);
+  from_element(item.a, block.row, k,
+               [&](const auto* from) { pack_pairs_along(from, rows, part, item.a.stride, to, whole); });
   if (whole > pairs)
     for (int64_t r = 0; r < rows; ++r) std::fill(to + r * whole + pairs, to + (r + 1) * whole, 0);
   return {to, whole, 1};
@@ -146,9 +158,9 @@ PairsOfRows pack_left(const MatmulItem& item, const Block& block, int64_t k, int
 
 void pack_right(const MatmulItem& item, const Block& block, int64_t k, int64_t part, Pair* to) {
   const int64_t cols = block.cols, pairs = pairs_of(part);
-  if (!item.transpose_b)
-    return pack_across_whole(f32_row(item.b, k) + block.column, part, cols, item.b.stride, to);
-  pack_pairs_transposed(f32_row(item.b, block.column) + k, cols, part, item.b.stride, to, cols);
+  if (!item.transpose_b) return pack_across_whole(item.b, k, part, block.column, cols, to);
+  from_element(item.b, block.column, k,
+               [&](const auto* from) { pack_pairs_transposed(from, cols, part, item.b.stride, to, cols); });
   std::fill_n(to + pairs * cols, (whole_pairs(pairs) - pairs) * cols, 0);
 }
 
@@ -161,8 +173,8 @@ void turned_block_bf16(const MatmulItem& item, const Block& block, float* scratc
   float *const turned = reinterpret_cast<float*>(b + most_pairs * cols), *const sums = turned + rows * cols;
   for (int64_t k = 0; k < depth || k == 0; k += kBf16Depth) {
     const int64_t part = std::min(kBf16Depth, depth - k);
-    pack_across_whole(f32_row(item.a, k) + block.row, part, rows, item.a.stride, a);
-    pack_across_whole(f32_row(item.b, k) + block.column, part, cols, item.b.stride, b);
+    pack_across_whole(item.a, k, part, block.row, rows, a);
+    pack_across_whole(item.b, k, part, block.column, cols, b);
     multiply_pairs(cols, rows, whole_pairs(pairs_of(part)), {b, 1, cols}, a, rows, turned, rows, 1,
                    k == 0 ? PairStore::kOverwrite : PairStore::kGoOn);
   }
@@ -200,13 +212,14 @@ void product_block_bf16(const MatmulItem& item, const Block& block, float* scrat
   }
 }
 
-void check_item(const MatmulItem& item) {
+void check_item(const MatmulItem& item, bool bf16) {
   const int64_t rows = item.transpose_a ? item.a.cols : item.a.rows;
   const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols;
   const int64_t cols = item.transpose_b ? item.b.rows : item.b.cols;
   CHECK(depth == (item.transpose_b ? item.b.cols : item.b.rows));
   CHECK(item.c.rows == rows && item.c.cols == cols);
-  for (const Matrix& x : {item.a, item.b, item.c}) CHECK(x.dtype == DType::kF32);
+  for (const Matrix& x : {item.a, item.b}) CHECK(x.dtype == DType::kF32 || (bf16 && x.dtype == DType::kBF16));
+  CHECK(item.c.dtype == DType::kF32);
 }
 
 }  // namespace
@@ -217,7 +230,7 @@ void CpuBackend::grouped_matmul(std::span<const MatmulItem> items, DType compute
   std::vector<Matrix> outputs;
   outputs.reserve(items.size());
   for (const MatmulItem& item : items) {
-    check_item(item);
+    check_item(item, bf16);
     outputs.push_back(item.c);
   }
   const BlockPlan plan = plan_blocks(outputs, bf16 ? kBf16Block : kBlock);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -89,13 +90,37 @@ TEST(Bf16PackTest, RoundsAsTheInstructionDoesWhateverTheOrder) {
   for (bool special : {false, true}) {
     for (const auto& [r, c] : kSizes) {
       const Rows x(r, c, special);
-      expect_packed(x, r, pairs_of(c), pack_pairs_along,
+      using Pack = void (*)(const float*, int64_t, int64_t, int64_t, Pair*, int64_t);
+      expect_packed(x, r, pairs_of(c), Pack(pack_pairs_along),
                     [&](int64_t i, int64_t k) { return pair_of(x.at(i, 2 * k), x.at(i, 2 * k + 1)); });
-      expect_packed(x, pairs_of(r), c, pack_pairs_across,
+      expect_packed(x, pairs_of(r), c, Pack(pack_pairs_across),
                     [&](int64_t k, int64_t i) { return pair_of(x.at(2 * k, i), x.at(2 * k + 1, i)); });
-      expect_packed(x, pairs_of(c), r, pack_pairs_transposed,
+      expect_packed(x, pairs_of(c), r, Pack(pack_pairs_transposed),
                     [&](int64_t k, int64_t i) { return pair_of(x.at(i, 2 * k), x.at(i, 2 * k + 1)); });
     }
+  }
+}
+
+TEST(Bf16PackTest, TakesWhatIsBfloat16AlreadyAsItIs) {
+  for (const auto& [r, c] : kSizes) {
+    const Rows x(r, c, true);
+    std::vector<uint16_t> halves(x.values.size());
+    std::transform(x.values.begin(), x.values.end(), halves.begin(), to_bf16);
+    const auto at = [&](int64_t i, int64_t k) {
+      return i < x.rows && k < x.cols ? Pair(halves[size_t(1 + i * x.stride + k)]) : 0;
+    };
+    const auto of_halves = [&](auto pack) {
+      return
+          [&halves, pack](const float*, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                          int64_t to_stride) { pack(halves.data() + 1, rows, cols, stride, to, to_stride); };
+    };
+    using Pack = void (*)(const uint16_t*, int64_t, int64_t, int64_t, Pair*, int64_t);
+    expect_packed(x, r, pairs_of(c), of_halves(Pack(pack_pairs_along)),
+                  [&](int64_t i, int64_t k) { return at(i, 2 * k) | at(i, 2 * k + 1) << 16; });
+    expect_packed(x, pairs_of(r), c, of_halves(Pack(pack_pairs_across)),
+                  [&](int64_t k, int64_t i) { return at(2 * k, i) | at(2 * k + 1, i) << 16; });
+    expect_packed(x, pairs_of(c), r, of_halves(Pack(pack_pairs_transposed)),
+                  [&](int64_t k, int64_t i) { return at(i, 2 * k) | at(i, 2 * k + 1) << 16; });
   }
 }
 
