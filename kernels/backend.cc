@@ -30,6 +30,11 @@ Matrix Matrix::reshaped(int64_t new_rows, int64_t new_cols) const {
   return view;
 }
 
+Matrix as_bfloat16(Matrix f32) {
+  CHECK(f32.dtype == DType::kF32);
+  return {f32.data, DType::kBF16, f32.rows, f32.cols, 2 * f32.stride};
+}
+
 Buffer::~Buffer() {
   if (data_ != nullptr) backend_->release(data_, bytes_);
 }

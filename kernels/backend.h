@@ -12,7 +12,9 @@
 // added in the order of the items. The contract tests (tests/contract/backend) hold every backend to it.
 //
 // Numbers: matrices of rows are F32. `compute` is F32 or BF16: with BF16 the inputs of a matrix product are rounded to
-// bfloat16 and its sums are float32. Parameter gradients accumulate, activation gradients overwrite unless they say otherwise.
+// bfloat16 and its sums are float32. So what only such products read may be held as BF16 to begin with, rounded by the operator
+// that writes it (to nearest, ties to even; a denormal may become zero): where it says "or BF16", at half the memory and with the
+// bits that F32 would give. Parameter gradients accumulate, activation gradients overwrite unless they say otherwise.
 //
 // Thread: all calls from the compute thread. Errors: kExhausted where memory has run out, naming the bytes; wrong shapes are
 // programmer errors (CHECK).
@@ -48,6 +50,9 @@ struct Matrix {
     return reinterpret_cast<T*>(data);
   }
 };
+
+// The memory of an F32 matrix as a BF16 one, each row where its row begins.
+Matrix as_bfloat16(Matrix f32);
 
 // Owns device memory, aligned to 64 bytes; given back to its backend's pool on destruction. Contents start undefined.
 class Buffer {
@@ -119,7 +124,7 @@ struct UnaryBackwardItem {
 struct ScaleColumnsItem {
   Matrix x, scale, y;  // y = x * scale, scale [1, cols]; y may be x
 };
-struct ScaleColumnsBackwardItem {
+struct ScaleColumnsBackwardItem {  // x F32 or BF16
   Matrix x, scale, dy, dx, dscale;  // dx = dy * scale (may be dy, may be empty); dscale += sum over rows of dy * x
 };
 struct BiasItem {
@@ -128,7 +133,7 @@ struct BiasItem {
 // y = mask * x / (1 - p), or y += ... with accumulate: the same call is its own backward. The mask of feature f in the row with
 // ids (sequence, position) is word f % 4 of philox(key, {f / 4, position, sequence, 0}) >= p * 2^32 (rounded to nearest).
 struct DropoutItem {
-  Matrix x, y;
+  Matrix x, y;      // x F32 or BF16
   Matrix row_ids;  // I32 [rows, 2]: sequence in the step, position
   uint64_t key = 0;
   float p = 0;
@@ -153,7 +158,7 @@ struct AttentionItem {
   Matrix k, v;                // [keys, kv_heads * head_dim], keys >= queries
   Matrix prefix_k, prefix_v;  // [prefix, kv_heads * head_dim] or empty
   int64_t window = 0;         // 0: none
-  Matrix out;                 // [queries, heads * head_dim]
+  Matrix out;                 // [queries, heads * head_dim], F32 or BF16
   Matrix log_sum;             // [queries, heads]: log of the sum of exponentials, kept for the backward; may be empty
 };
 struct AttentionBackwardItem {
@@ -200,11 +205,12 @@ class Backend {
   virtual size_t weight_bytes(int64_t out, int64_t in, DType compute) const = 0;
   // Whether a weight whose values are stored so is exact (but for denormals, and what only happens to be).
   virtual bool keeps_exact(DType stored, DType compute) const = 0;
-  // y = x W^T + bias;  x [rows, in], bias F32 [1, out] or empty, y [rows, out]. Then beside it, for the rows of each item:
-  // inner = x down^T, y += scale inner up^T, with the bits of the same two products by grouped_matmul.
+  // y = x W^T + bias;  x [rows, in] F32, or BF16 where W is prepared for BF16, bias F32 [1, out] or empty, y [rows, out].
+  // Then beside it, for the rows of each item: inner = x down^T, y += scale inner up^T, with the bits of the same two products
+  // by grouped_matmul.
   virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
                       std::span<const LowRankItem> beside = {}) = 0;
-  // dx = dy W, or dx += dy W. Then beside it: inner = scale dy up, dx += inner down.
+  // dx = dy W, or dx += dy W; dy as x above. Then beside it: inner = scale dy up, dx += inner down.
   virtual void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
                                std::span<const LowRankItem> beside = {}) = 0;
   // rows[i] = W[indices[i]], of a weight that is exact; indices I32 [rows, 1], each in [0, out), rows F32 [rows, in].
@@ -219,15 +225,18 @@ class Backend {
   // halves of a head, in place. transposed: the backward, (x1 cos + x2 sin, x2 cos - x1 sin).
   virtual void rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed) = 0;
 
-  // --- norm: y = x * r * weight, r = 1 / sqrt(mean(x^2) + epsilon)
+  // --- norm: y = x * r * weight, r = 1 / sqrt(mean(x^2) + epsilon); y F32 or BF16
   virtual void rms_norm(Matrix x, Matrix weight, float epsilon, Matrix y, Matrix inverse_rms) = 0;
   // dx = r * (g - x * r^2 * mean(g * x)) with g = dy * weight; or dx += ...
   virtual void rms_norm_backward(Matrix x, Matrix weight, Matrix inverse_rms, Matrix dy, Matrix dx,
                                  bool accumulate) = 0;
 
   // --- pointwise
-  // out = f(gate) * up;  backward: dgate = dout * up * f'(gate), dup = dout * f(gate); dgate, dup may be gate, up.
-  virtual void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) = 0;
+  // out = f(gate) * up;  backward: dgate = dout * up * f'(gate), dup = dout * f(gate); dgate, dup may be gate, up. dout is F32; the
+  // others may be BF16, gate as up and dgate as dup. kept_gate and kept_up: BF16 copies
+  // of the first rows of gate and up, where those are F32, or empty.
+  virtual void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate = {},
+                                Matrix kept_up = {}) = 0;
   virtual void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                          Matrix dup) = 0;
   virtual void activation(Activation f, std::span<const UnaryItem> items) = 0;                   // y = f(x)
@@ -244,8 +253,10 @@ class Backend {
 
   // --- loss: loss[i] = -log softmax(logits[i])[targets[i]]  (targets I32 [rows, 1], loss [rows, 1])
   virtual void cross_entropy(Matrix logits, Matrix targets, Matrix loss) = 0;
-  // The same, and logits[i] becomes its gradient, weights[i] * (softmax(logits[i]) - onehot(targets[i])); weights [rows, 1].
-  virtual void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss) = 0;
+  // The same, and gradient[i] = weights[i] * (softmax(logits[i]) - onehot(targets[i])); weights [rows, 1]. The gradient is F32 or
+  // BF16 and may stand in the memory of the logits, each row from where theirs begins; they are lost in any case.
+  virtual void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss,
+                                           Matrix gradient) = 0;
 
   // --- update, in place; as torch.optim.AdamW (2.x, decoupled decay) and torch.optim.SGD (dampening 0, no Nesterov)
   virtual void adamw(const AdamWStep& step, Matrix parameter, Matrix gradient, Matrix first_moment,

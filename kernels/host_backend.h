@@ -48,4 +48,13 @@ inline int32_t* i32_row(const Matrix& x, int64_t row) {
   return x.as<int32_t>() + row * x.stride;
 }
 
+// A row of a matrix that is F32 or BF16, by the type of its elements.
+template <typename Element>
+Element* row_of(const Matrix& x, int64_t row) {
+  return x.as<Element>() + row * x.stride;
+}
+inline bool is_float(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kBF16;
+}
+
 }  // namespace coppice

@@ -167,9 +167,10 @@ void ProfiledBackend::rms_norm_backward(Matrix x, Matrix weight, Matrix inverse_
           [&] { device_->rms_norm_backward(x, weight, inverse_rms, dy, dx, accumulate); });
 }
 
-void ProfiledBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
-  measure("gated_activation", {bytes_of(gate, up, out)},
-          [&] { device_->gated_activation(f, gate, up, out); });
+void ProfiledBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
+                                       Matrix kept_up) {
+  measure("gated_activation", {bytes_of(gate, up, out, kept_gate, kept_up)},
+          [&] { device_->gated_activation(f, gate, up, out, kept_gate, kept_up); });
 }
 void ProfiledBackend::gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout,
                                                 Matrix dgate, Matrix dup) {
@@ -228,10 +229,10 @@ void ProfiledBackend::scatter_add_rows(std::span<const GatherItem> items) {
 void ProfiledBackend::cross_entropy(Matrix logits, Matrix targets, Matrix loss) {
   measure("cross_entropy", {bytes_of(logits)}, [&] { device_->cross_entropy(logits, targets, loss); });
 }
-void ProfiledBackend::cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights,
-                                                  Matrix loss) {
-  measure("cross_entropy_with_gradient", {bytes_of(logits, logits)},
-          [&] { device_->cross_entropy_with_gradient(logits, targets, weights, loss); });
+void ProfiledBackend::cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss,
+                                                  Matrix gradient) {
+  measure("cross_entropy_with_gradient", {bytes_of(logits, gradient)},
+          [&] { device_->cross_entropy_with_gradient(logits, targets, weights, loss, gradient); });
 }
 
 void ProfiledBackend::adamw(const AdamWStep& step, Matrix parameter, Matrix gradient, Matrix first_moment,

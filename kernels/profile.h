@@ -80,7 +80,8 @@ class ProfiledBackend final : public Backend {
   void rms_norm_backward(Matrix x, Matrix weight, Matrix inverse_rms, Matrix dy, Matrix dx,
                          bool accumulate) override;
 
-  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override;
+  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
+                        Matrix kept_up) override;
   void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                  Matrix dup) override;
   void activation(Activation f, std::span<const UnaryItem> items) override;
@@ -96,7 +97,8 @@ class ProfiledBackend final : public Backend {
   void scatter_add_rows(std::span<const GatherItem> items) override;
 
   void cross_entropy(Matrix logits, Matrix targets, Matrix loss) override;
-  void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss) override;
+  void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss,
+                                   Matrix gradient) override;
 
   void adamw(const AdamWStep& step, Matrix parameter, Matrix gradient, Matrix first_moment,
              Matrix second_moment) override;

@@ -2,10 +2,21 @@
 
 namespace coppice {
 
-Rows make_rows(Backend& backend, int64_t rows, int64_t cols) {
+namespace {
+
+Rows copy_in(Backend& backend, Matrix from, DType dtype) {
+  Rows made = make_rows(backend, from.rows, from.cols, dtype);
+  const UnaryItem item{from, made.matrix};
+  backend.copy({&item, 1});
+  return made;
+}
+
+}  // namespace
+
+Rows make_rows(Backend& backend, int64_t rows, int64_t cols, DType dtype) {
   Rows made;
-  made.buffer = backend.allocate(size_t(rows * cols) * sizeof(float));
-  made.matrix = made.buffer.matrix(rows, cols);
+  made.buffer = backend.allocate(size_t(rows * cols) * dtype_size(dtype));
+  made.matrix = made.buffer.matrix(rows, cols, dtype);
   return made;
 }
 
@@ -15,17 +26,14 @@ Rows make_zero_rows(Backend& backend, int64_t rows, int64_t cols) {
   return made;
 }
 
-Rows copy_of(Backend& backend, Matrix from) {
-  Rows made = make_rows(backend, from.rows, from.cols);
-  const UnaryItem item{from, made.matrix};
-  backend.copy({&item, 1});
-  return made;
+Rows f32_copy_of(Backend& backend, Matrix from) {
+  return copy_in(backend, from, DType::kF32);
 }
 
 Rows first_rows(Backend& backend, Rows rows, int64_t count) {
   if (count == 0) return {};
   if (count == rows.matrix.rows) return rows;
-  return copy_of(backend, rows.matrix.row_range(0, count));
+  return copy_in(backend, rows.matrix.row_range(0, count), rows.matrix.dtype);
 }
 
 std::vector<NumberedView> views_of(std::span<const NumberedTensor> tensors) {

@@ -12,15 +12,17 @@
 
 namespace coppice {
 
-// [rows, cols] F32; between stages [rows, hidden]. The matrix may be the first rows of what the buffer holds.
+// [rows, cols]; between stages [rows, hidden], F32. The matrix may be the first rows of what the buffer
+// holds.
 struct Rows {
   Buffer buffer;
   Matrix matrix;
 };
 
-Rows make_rows(Backend& backend, int64_t rows, int64_t cols);  // contents undefined
+// Contents undefined. dtype: F32, or what products are computed in for rows that only products read.
+Rows make_rows(Backend& backend, int64_t rows, int64_t cols, DType dtype = DType::kF32);
 Rows make_zero_rows(Backend& backend, int64_t rows, int64_t cols);
-Rows copy_of(Backend& backend, Matrix from);
+Rows f32_copy_of(Backend& backend, Matrix from);
 // The first `count` rows in a buffer of their own size: rows itself where that is all of them, empty where
 // count is 0.
 Rows first_rows(Backend& backend, Rows rows, int64_t count);

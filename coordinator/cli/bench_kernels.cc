@@ -186,7 +186,7 @@ void KernelBench::decoding(const std::string& name, int64_t hidden, int64_t inne
   memory("projections of one token, " + name, bytes, [&] {
     for (const auto& weight : weights) {
       backend_.linear(*weight, x.rows.column_range(0, weight->in()), {},
-                               y.rows.column_range(0, weight->out()));
+                      y.rows.column_range(0, weight->out()));
     }
   });
 }
@@ -235,7 +235,7 @@ void KernelBench::losses() {
   targets.dtype = DType::kI32;
   memory("cross_entropy", kLossPass, [&] { backend_.cross_entropy(logits, targets, loss); });
   memory("cross_entropy_with_gradient", 2 * kLossPass,
-         [&] { backend_.cross_entropy_with_gradient(logits, targets, weights, loss); });
+         [&] { backend_.cross_entropy_with_gradient(logits, targets, weights, loss, logits); });
 }
 
 void KernelBench::updates() {

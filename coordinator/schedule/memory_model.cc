@@ -92,13 +92,13 @@ MemoryModel::Flight MemoryModel::flight(std::span<const JobMemory> jobs) const {
   return {largest, std::min(ready, packs * largest)};
 }
 
-// By a block for one row: x, mid, q, k, v, the attention's output with its sums, gate and up (which bfloat16
-// keeps rounded); with checkpointing x alone.
+// By a block for one row: x, mid, q, k and v, the attention's sums; its output, gate and up, which bfloat16
+// keeps rounded; with checkpointing x alone.
 int64_t MemoryModel::block_row_bytes(bool checkpointing) const {
   if (checkpointing) return kFloat * config.hidden;
   const int64_t norms = 2 + config.heads + (config.qk_norm ? config.heads + config.kv_heads : 0);
-  return kFloat * (2 * config.hidden + 2 * config.q_size() + 2 * config.kv_size() + norms) +
-         int64_t(dtype_size(compute)) * 2 * config.intermediate;
+  return kFloat * (2 * config.hidden + config.q_size() + 2 * config.kv_size() + norms) +
+         int64_t(dtype_size(compute)) * (config.q_size() + 2 * config.intermediate);
 }
 
 int64_t MemoryModel::kept_row_bytes(const JobMemory& job, const LayerRange& stage) const {
@@ -125,24 +125,25 @@ int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRang
   return bytes;
 }
 
-// Beside what is kept, in the backward of the topmost block here, or with the logits of a piece. The MLP: dy,
-// its input again, that input's gradient, the gated product and its gradient, and in bfloat16 gate and up as
-// float32 again. Attention: dy, its input again and that input's gradient, those of the output, q, k and v,
-// when gate, up and mid are needed no more.
+// Beside what is kept, in the topmost block here, or with the logits of a piece. What products read is in
+// their dtype: the inputs of attention and MLP, which a backward computes again, and the gated product. The
+// MLP forward: its input, output and product, and in bfloat16 gate and up before they are rounded. Backward:
+// dy, its input, that input's gradient, the product and its gradient. Attention backward: dy, its input and
+// that input's gradient, those of the output, q, k and v, when gate, up and mid are needed no more.
 int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows, bool checkpointing) const {
   const int64_t hidden = config.hidden, inner = config.intermediate, q = config.q_size(),
                 kv = config.kv_size();
-  const int64_t gate_and_up = 2 * int64_t(dtype_size(compute)) * inner;
-  const int64_t mlp = kFloat * (3 * hidden + 2 * inner) + (2 * kFloat * inner - gate_and_up);
-  const int64_t attention = kFloat * (2 * hidden + 2 * q + 2 * kv) - gate_and_up;
-  int64_t row_bytes = std::max(mlp, attention);
+  const int64_t rounded = int64_t(dtype_size(compute));
+  const int64_t exact_gate_and_up = compute == DType::kBF16 ? 2 * kFloat * inner : 0;
+  const int64_t forward = kFloat * hidden + rounded * (hidden + inner) + exact_gate_and_up;
+  const int64_t backward = kFloat * (2 * hidden + inner) + rounded * (hidden + inner);
+  const int64_t attention = kFloat * (hidden + 2 * q + 2 * kv) + rounded * (hidden - 2 * inner);
+  int64_t row_bytes = std::max({forward, backward, attention});
   if (checkpointing) row_bytes += block_row_bytes(false);  // of one block at a time, computed again
   int64_t bytes = rows * row_bytes;
   if (stage.end == config.layers) {
     const int64_t piece = std::min(kLogitRows, rows) * (config.vocabulary + 4 * hidden);
-    const int64_t rounded =  // the gradients of the logits, as they are multiplied
-        compute == DType::kBF16 ? 2 * std::min(kLogitRows, rows) * config.vocabulary : 0;
-    bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece) + rounded);
+    bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece));
   }
   const int64_t positions = 3 + config.head_dim;  // token, its place, cosines and sines
   return bytes + kFloat * positions * rows + threads * kThreadBytes;

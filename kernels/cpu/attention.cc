@@ -45,7 +45,7 @@ template <bool kBf16>
 struct ForwardLayout : ScratchLayout {
   using Side = Operands<kBf16>;
   const int64_t key_floats, value_floats, tiles;
-  const int64_t keys, values, q, scores, p, totals, out, bases, sums;
+  const int64_t keys, values, q, scores, p, totals, out, bases, sums, unfinished;
 
   explicit ForwardLayout(const HeadTask& task)
       : key_floats(round_up(Side::floats_transposed(kKeys, task.head_dim), 16)),
@@ -62,15 +62,17 @@ struct ForwardLayout : ScratchLayout {
         totals(take(kQueries * kLanes)),
         out(take(kQueries * task.head_dim)),
         bases(take(task.query_tiles() * kQueries)),
-        sums(take(task.query_tiles() * kQueries)) {}
+        sums(take(task.query_tiles() * kQueries)),
+        unfinished(take(task.tiles() > tiles ? task.query_tiles() * kQueries * task.head_dim : 0)) {}
 };
 
 // Queries of one head that are computed together, and what they have so far. scores and totals are scratch.
-// bases and sums have room for kQueries, so that vectors may be whole.
+// bases and sums have room for kQueries, so that vectors may be whole. unfinished: where `out` stands while
+// there are keys to come.
 struct QueryTile {
   int64_t head, first, rows;
   float *scores, *totals;
-  float *out, *bases, *sums;
+  float *out, *bases, *sums, *unfinished;
 };
 
 // What the queries do not see of their scores becomes -infinity.
@@ -146,15 +148,27 @@ HWY_INLINE void softmax_tile(const HeadTask& task, const QueryTile& queries, int
   }
 }
 
-// out and log_sum of queries that have seen their last key.
-HWY_INLINE void finish(const HeadTask& task, const QueryTile& queries) {
+template <typename Element>  // of item->out
+HWY_INLINE void finish_rows(const HeadTask& task, const QueryTile& queries) {
   for (int64_t i = 0; i < queries.rows; ++i) {
     const Vec factor = set(1 / queries.sums[i]);
     const float* const from = queries.out + i * task.head_dim;
-    float* const out = f32_row(task.item->out, queries.first + i) + task.column(queries.head);
-    for_columns(task.head_dim, [=](int64_t c, auto part)
-                                   HWY_ATTR { store(hn::Mul(load(from + c, part), factor), out + c, part); });
+    Element* const out = row_of<Element>(task.item->out, queries.first + i) + task.column(queries.head);
+    for_pieces(task.head_dim, [=](int64_t first, int64_t count) HWY_ATTR {
+      Piece<Element> piece;
+      float* const to = piece.of(out + first);
+      for_columns(count, [=](int64_t c, auto part) HWY_ATTR {
+        store(hn::Mul(load(from + first + c, part), factor), to + c, part);
+      });
+      piece.done(count, out + first);
+    });
   }
+}
+
+// out and log_sum of queries that have seen their last key.
+HWY_INLINE void finish(const HeadTask& task, const QueryTile& queries) {
+  with_elements(task.item->out,
+                [&](auto element) HWY_ATTR { finish_rows<decltype(element)>(task, queries); });
   if (task.item->log_sum.empty()) return;
   HWY_ALIGN float log_sums[kQueries];
   for (int64_t i = 0; i < kQueries; i += kLanes) {
@@ -163,15 +177,6 @@ HWY_INLINE void finish(const HeadTask& task, const QueryTile& queries) {
   }
   for (int64_t i = 0; i < queries.rows; ++i)
     f32_row(task.item->log_sum, queries.first + i)[task.head(queries.head)] = log_sums[i];
-}
-
-// What these queries have so far goes to `out`, or comes from there.
-HWY_INLINE void keep(const HeadTask& task, const QueryTile& queries, bool back) {
-  for (int64_t i = 0; i < queries.rows; ++i) {
-    float* const kept = f32_row(task.item->out, queries.first + i) + task.column(queries.head);
-    float* const own = queries.out + i * task.head_dim;
-    std::copy_n(back ? kept : own, task.head_dim, back ? own : kept);
-  }
 }
 
 template <bool kBf16>
@@ -202,8 +207,7 @@ HWY_INLINE void meet(const HeadTask& task, const QueryTile& queries,
 }
 
 // Queries [task.begin, task.end) of all heads that share a key head. As many tiles of keys as the scratch
-// holds are prepared, then all queries meet them one after another; while there are more to come, what a
-// query has stands in `out`.
+// holds are prepared, then all queries meet them one after another.
 template <bool kBf16>
 HWY_INLINE void attend(const HeadTask& task, float* scratch) {
   using Side = Operands<kBf16>;
@@ -234,7 +238,8 @@ HWY_INLINE void attend(const HeadTask& task, float* scratch) {
                                  scratch + at.totals,
                                  scratch + at.out,
                                  scratch + at.bases + i * kQueries,
-                                 scratch + at.sums + i * kQueries};
+                                 scratch + at.sums + i * kQueries,
+                                 scratch + at.unfinished + i * kQueries * size};
       const int64_t last = task.number_of(query + rows - 1);
       if (last < before) continue;
       if (first == 0) {
@@ -242,10 +247,14 @@ HWY_INLINE void attend(const HeadTask& task, float* scratch) {
         std::fill_n(queries.bases, kQueries, -std::numeric_limits<float>::infinity());
         std::fill_n(queries.sums, kQueries, 0.0f);
       } else {
-        keep(task, queries, true);
+        std::copy_n(queries.unfinished, rows * size, queries.out);
       }
       meet<kBf16>(task, queries, {prepared.data(), size_t(count)}, scratch + at.q, scratch + at.p);
-      last < seen ? finish(task, queries) : keep(task, queries, false);
+      if (last < seen) {
+        finish(task, queries);
+      } else {
+        std::copy_n(queries.out, rows * size, queries.unfinished);
+      }
     }
   }
 }
@@ -299,7 +308,7 @@ HeadTask head_task(const AttentionShape& shape, const AttentionItem& item, int64
   CHECK(item.v.rows == item.k.rows && item.k.rows >= item.q.rows);
   CHECK(item.prefix_k.empty() == item.prefix_v.empty() && item.prefix_k.rows == item.prefix_v.rows);
   CHECK(item.prefix_k.empty() || (item.prefix_k.cols == keys && item.prefix_v.cols == keys));
-  CHECK(item.out.rows == item.q.rows && item.out.cols == item.q.cols);
+  CHECK(item.out.rows == item.q.rows && item.out.cols == item.q.cols && is_float(item.out.dtype));
   CHECK(item.log_sum.empty() || (item.log_sum.rows == item.q.rows && item.log_sum.cols == shape.heads));
   const auto part = [&](const Matrix& x) {
     return x.empty() ? Matrix() : x.column_range(kv_head * shape.head_dim, shape.head_dim);

@@ -114,11 +114,16 @@ HWY_INLINE PreparedQueries<kBf16> prepare_queries(const HeadTask& task, const Ba
   to.products = to.log_sums + kQueries;
   std::fill_n(to.dq, at.dq_floats, 0.0f);
   std::fill_n(to.log_sums, 2 * kQueries, 0.0f);
+  with_elements(item.out, [&](auto element) HWY_ATTR {
+    for (int64_t i = 0; i < to.rows; ++i) {
+      const float* const g = dout.data + i * dout.stride;
+      const auto* const out = row_of<decltype(element)>(item.out, to.first + i) + column;
+      to.products[i] = task.scale * sum_columns(size, [=](int64_t c, auto part) HWY_ATTR {
+                         return hn::Mul(load(g + c, part), load(out + c, part));
+                       });
+    }
+  });
   for (int64_t i = 0; i < to.rows; ++i) {
-    const float *const g = dout.data + i * dout.stride, *const out = f32_row(item.out, to.first + i) + column;
-    to.products[i] = task.scale * sum_columns(size, [=](int64_t c, auto part) HWY_ATTR {
-                       return hn::Mul(load(g + c, part), load(out + c, part));
-                     });
     to.log_sums[i] = kLog2E * f32_row(item.log_sum, to.first + i)[task.head(to.head)];
   }
   return to;

@@ -11,6 +11,7 @@ namespace coppice {
 namespace HWY_NAMESPACE {
 namespace {
 
+// Denormals stay.
 void round_row(const float* from, int64_t cols, uint16_t* to) {
   const Words words;
   const hn::Rebind<uint16_t, Words> halves;
@@ -23,14 +24,7 @@ void round_row(const float* from, int64_t cols, uint16_t* to) {
 }
 
 void widen_row(const uint16_t* from, int64_t cols, float* to) {
-  const Words words;
-  const hn::Rebind<uint16_t, Words> halves;
-  int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) {
-    const auto bits = hn::ShiftLeft<16>(hn::PromoteTo(words, hn::LoadU(halves, from + c)));
-    store(hn::BitCast(Floats(), bits), to + c, Whole());
-  }
-  for (; c < cols; ++c) to[c] = from_bf16(from[c]);
+  for_columns(cols, [=](int64_t c, auto part) HWY_ATTR { store(load(from + c, part), to + c, part); });
 }
 
 }  // namespace
@@ -39,9 +33,11 @@ void widen_row(const uint16_t* from, int64_t cols, float* to) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include <cmath>
 #include <cstring>
 
 #include "common/base/check.h"
+#include "kernels/cpu/bf16_gemm.h"
 #include "kernels/host_backend.h"
 
 namespace coppice {
@@ -61,6 +57,15 @@ uint16_t half_at(const std::byte* bytes, int64_t i) {
 void round_rows_to_bf16(const Matrix& x, uint16_t* to) {
   for (int64_t r = 0; r < x.rows; ++r)
     HWY_DYNAMIC_DISPATCH(round_row)(f32_row(x, r), x.cols, to + r * x.cols);
+}
+
+void round_operands(const float* from, int64_t count, uint16_t* to) {
+  const int64_t even = count / 2 * 2;
+  pack_pairs_along(from, 1, even, even, reinterpret_cast<Pair*>(to), even / 2);
+  if (even < count) {
+    const float last = from[even];
+    to[even] = to_bf16(std::fpclassify(last) == FP_SUBNORMAL ? std::copysign(0.0f, last) : last);
+  }
 }
 
 void widen_bf16(const uint16_t* from, int64_t count, float* to) {

@@ -10,6 +10,9 @@ namespace coppice {
 // x, F32, rounded to bfloat16: row r at to + r * x.cols.
 void round_rows_to_bf16(const Matrix& x, uint16_t* to);
 
+// As operands of a product are rounded (bf16_gemm.h): denormals become zero. `to` may be where `from` is.
+void round_operands(const float* from, int64_t count, uint16_t* to);
+
 // count values of bfloat16 as they are.
 void widen_bf16(const uint16_t* from, int64_t count, float* to);
 

@@ -62,7 +62,8 @@ class CpuBackend final : public HostBackend {
 
   // pointwise.cc
   void fill(Matrix x, float value) override;
-  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override;
+  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
+                        Matrix kept_up) override;
   void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                  Matrix dup) override;
   void activation(Activation f, std::span<const UnaryItem> items) override;
@@ -79,7 +80,8 @@ class CpuBackend final : public HostBackend {
 
   // loss.cc
   void cross_entropy(Matrix logits, Matrix targets, Matrix loss) override;
-  void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss) override;
+  void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss,
+                                   Matrix gradient) override;
 
   // update.cc
   void adamw(const AdamWStep& step, Matrix parameter, Matrix gradient, Matrix first_moment,

@@ -56,9 +56,8 @@ void pack_columns(const Matrix& matrix, bool transposed, int64_t column, int64_t
 
 LowRank::LowRank(Backend& backend, ThreadPool& pool, std::span<const LowRankItem> items, bool turned,
                  DType compute, Matrix x, int64_t panel, int64_t slots)
-    : turned_(turned), bf16_(compute == DType::kBF16), slots_(slots) {
+    : turned_(turned), bf16_(compute == DType::kBF16), slots_(slots), pairs_(pairs_of(x.cols)) {
   if (items.empty()) return;
-  const int64_t pairs = pairs_of(x.cols);
   int64_t firsts = 0, inners = 0;
   for (const LowRankItem& each : items) {
     const int64_t rank = each.down.rows;
@@ -67,7 +66,7 @@ LowRank::LowRank(Backend& backend, ThreadPool& pool, std::span<const LowRankItem
     CHECK((turned ? each.up.rows : each.down.cols) == x.cols);
     const int64_t words = bf16_ ? whole_pairs(pairs_of(rank)) : rank;
     items_.push_back({&each, rank, words, firsts, inners, slot_words_});
-    firsts += pairs * rank;
+    firsts += pairs_ * rank;
     inners += each.inner.rows * words;
     slot_words_ += words * panel;
   }
@@ -77,7 +76,7 @@ LowRank::LowRank(Backend& backend, ThreadPool& pool, std::span<const LowRankItem
     inners_ = backend.allocate(size_t(inners) * sizeof(Pair));
     pool.parallel_for(int64_t(items_.size()), [&](int64_t i, int) {
       const Item& item = items_[size_t(i)];
-      pack_columns(first_factor(item), !turned_, 0, item.rank, pairs,
+      pack_columns(first_factor(item), !turned_, 0, item.rank, pairs_,
                    reinterpret_cast<Pair*>(firsts_.data()) + item.first);
     });
     return;
@@ -93,13 +92,13 @@ LowRank::LowRank(Backend& backend, ThreadPool& pool, std::span<const LowRankItem
   backend.grouped_matmul(products, compute);
 }
 
-void LowRank::compute_inner(int64_t row, int64_t rows, const Pair* x, int64_t pairs) const {
+void LowRank::compute_inner(int64_t row, int64_t rows, PairsOfRows x) const {
   for (const Item& item : items_) {
     const int64_t begin = std::max(row, item.row()), end = std::min(row + rows, item.row() + item.rows());
     if (begin >= end) continue;
     const int64_t count = end - begin;
     const Matrix inner = item.low_rank->inner.row_range(begin - item.row(), count);
-    multiply_pairs(count, item.rank, pairs, {x + (begin - row) * pairs, pairs, 1},
+    multiply_pairs(count, item.rank, pairs_, {x.data + (begin - row) * x.row, x.row, x.depth},
                    reinterpret_cast<const Pair*>(firsts_.data()) + item.first, item.rank, f32_row(inner, 0),
                    inner.stride, first_scale(item), PairStore::kOverwrite);
     Pair* const packed =

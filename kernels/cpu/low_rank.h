@@ -21,8 +21,8 @@ class LowRank {
           Matrix x, int64_t panel, int64_t slots);
 
   bool empty() const { return items_.empty(); }
-  // bfloat16: the inner rows of rows [row, row + rows) of x, which are packed.
-  void compute_inner(int64_t row, int64_t rows, const Pair* x, int64_t pairs) const;
+  // bfloat16: the inner rows of rows [row, row + rows) of x, which stand as pairs at `x`.
+  void compute_inner(int64_t row, int64_t rows, PairsOfRows x) const;
   // Columns [column, column + count) of the second factors of what has rows among [row, end), to a slot of
   // this worker.
   void prepare(int64_t row, int64_t end, int64_t column, int64_t count, int64_t slot, int worker) const;
@@ -50,7 +50,7 @@ class LowRank {
   Pair* slot(const Item& item, int64_t slot, int worker) const;
 
   const bool turned_, bf16_;
-  const int64_t slots_;
+  const int64_t slots_, pairs_;
   std::vector<Item> items_;
   int64_t slot_words_ = 0;
   Buffer firsts_, inners_, seconds_;

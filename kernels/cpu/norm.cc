@@ -38,18 +38,32 @@ HWY_INLINE double sum_products(int64_t cols, const float* a, const float* b, con
   return sum;
 }
 
-void norm_rows(Matrix x, const float* weight, float epsilon, Matrix y, Matrix inverse_rms, int64_t begin,
-               int64_t end) {
+template <typename Element>
+HWY_INLINE void norm_rows_to(Matrix x, const float* weight, float epsilon, Matrix y, Matrix inverse_rms,
+                             int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const float* const in = f32_row(x, row);
-    float* const out = f32_row(y, row);
+    Element* const out = row_of<Element>(y, row);
     const double squares = sum_products(x.cols, in, in, nullptr);
     const float r = float(1 / std::sqrt(squares / double(x.cols) + double(epsilon)));
-    for_columns(x.cols, [=](int64_t c, auto part) HWY_ATTR {
-      store(hn::Mul(hn::Mul(load(in + c, part), set(r)), load(weight + c, part)), out + c, part);
+    for_pieces(x.cols, [=](int64_t first, int64_t count) HWY_ATTR {
+      Piece<Element> piece;
+      float* const to = piece.of(out + first);
+      const float *const from = in + first, *const scale = weight + first;
+      for_columns(count, [=](int64_t c, auto part) HWY_ATTR {
+        store(hn::Mul(hn::Mul(load(from + c, part), set(r)), load(scale + c, part)), to + c, part);
+      });
+      piece.done(count, out + first);
     });
     f32_row(inverse_rms, row)[0] = r;
   }
+}
+
+void norm_rows(Matrix x, const float* weight, float epsilon, Matrix y, Matrix inverse_rms, int64_t begin,
+               int64_t end) {
+  with_elements(y, [&](auto element) HWY_ATTR {
+    norm_rows_to<decltype(element)>(x, weight, epsilon, y, inverse_rms, begin, end);
+  });
 }
 
 // dx = r * (g - x * r^2 * mean(g * x)), g = dy * weight; dx may be dy.
@@ -87,6 +101,7 @@ HWY_EXPORT(norm_backward_rows);
 
 void CpuBackend::rms_norm(Matrix x, Matrix weight, float epsilon, Matrix y, Matrix inverse_rms) {
   CHECK(y.rows == x.rows && y.cols == x.cols && weight.rows == 1 && weight.cols == x.cols);
+  CHECK(x.dtype == DType::kF32 && is_float(y.dtype));
   CHECK(inverse_rms.rows == x.rows && inverse_rms.cols == 1);
   for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(norm_rows)(x, weight.as<float>(), epsilon, y, inverse_rms, begin, end);

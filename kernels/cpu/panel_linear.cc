@@ -128,6 +128,22 @@ int64_t units_of(int64_t depth, DType compute) {
   return compute == DType::kBF16 ? pairs_of(depth) : depth;
 }
 
+// Whether rows of bfloat16 can be read as pairs where they stand.
+bool is_pairs(const Matrix& x) {
+  return x.dtype == DType::kBF16 && x.cols % 2 == 0 && x.stride % 2 == 0 &&
+         reinterpret_cast<uintptr_t>(x.data) % sizeof(Pair) == 0;
+}
+
+// Rows as pairs, dense.
+void pack_rows(const Matrix& x, Pair* to) {
+  const int64_t pairs = pairs_of(x.cols);
+  if (x.dtype == DType::kF32) return pack_pairs_along(f32_row(x, 0), x.rows, x.cols, x.stride, to, pairs);
+  for (int64_t r = 0; r < x.rows; ++r, to += pairs) {
+    if (pairs > 0) to[pairs - 1] = 0;
+    std::memcpy(to, bf16_row(x, r), size_t(x.cols) * sizeof(uint16_t));
+  }
+}
+
 // Whether packing a value as bfloat16 changes it.
 bool changes(float value) {
   uint32_t bits;
@@ -239,7 +255,8 @@ bool PanelLinear::made(const FrozenWeight& weight) {
 // not go round, since a turned panel serves all rows of its task.
 void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix y, bool accumulate,
                            std::span<const LowRankItem> beside) {
-  CHECK(x.dtype == DType::kF32 && y.dtype == DType::kF32 && x.rows == y.rows);
+  CHECK(x.dtype == DType::kF32 || (x.dtype == DType::kBF16 && product.compute() == DType::kBF16));
+  CHECK(y.dtype == DType::kF32 && x.rows == y.rows);
   CHECK(x.cols == product.depth() && y.cols == product.cols());
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == y.cols && bias.dtype == DType::kF32));
   const bool bf16 = product.compute() == DType::kBF16;
@@ -253,15 +270,19 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
 
   const LowRank low_rank(backend_, pool_, beside, product.turned, product.compute(), x, kPanel, kPanelsATask);
 
-  // The left side in the words of the product.
+  // The left side in the words of the product. Rows of bfloat16 are pairs where they stand.
   Buffer packed;
-  if (bf16) {
+  PairsOfRows left = {reinterpret_cast<const Pair*>(x.data), x.stride / 2, 1};
+  const bool stands = is_pairs(x);
+  if (bf16 && !stands) {
     packed = backend_.allocate(size_t(x.rows * units) * sizeof(Pair));
+    left = {reinterpret_cast<const Pair*>(packed.data()), units, 1};
+  }
+  if (bf16 && (!stands || !low_rank.empty())) {
     pool_.parallel_for(row_blocks, [&](int64_t block, int) {
       const int64_t row = block * kRowBlock, rows = std::min(kRowBlock, x.rows - row);
-      Pair* const to = reinterpret_cast<Pair*>(packed.data()) + row * units;
-      pack_pairs_along(f32_row(x, row), rows, x.cols, x.stride, to, units);
-      low_rank.compute_inner(row, rows, to, units);
+      if (!stands) pack_rows(x.row_range(row, rows), reinterpret_cast<Pair*>(packed.data()) + row * units);
+      low_rank.compute_inner(row, rows, {left.data + row * left.row, left.row, 1});
     });
   }
   const size_t panel_bytes = product.turned ? size_t(std::min(kUnits, units) * kPanel) * kUnitBytes : 0;
@@ -300,8 +321,7 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
           const int64_t width = product.width(p);
           float* const to = f32_row(y, row) + p * kPanel;
           if (bf16) {
-            multiply_pairs(rows, width, count,
-                           {reinterpret_cast<const Pair*>(packed.data()) + row * units + unit, units, 1},
+            multiply_pairs(rows, width, count, {left.data + row * left.row + unit, left.row, 1},
                            reinterpret_cast<const Pair*>(parts[p - first]), width, to, y.stride, 1,
                            add ? PairStore::kAccumulate : PairStore::kOverwrite, ahead);
           } else {

@@ -1,6 +1,8 @@
 // Operators on elements and rows. All are bound by memory but the activations and dropout, so each is one
 // pass.
 
+#include <type_traits>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/pointwise.cc"
 #include <hwy/foreach_target.h>
@@ -71,29 +73,77 @@ HWY_INLINE void with_activation(Activation f, const Call& call) {
   }
 }
 
+// Of kept_gate and kept_up there may be fewer rows, or none.
+template <Activation kind, typename In, typename Out>
+HWY_INLINE void gated_rows(Matrix gate, Matrix up, Matrix out, Matrix kept_gate, Matrix kept_up) {
+  for (int64_t r = 0; r < gate.rows; ++r) {
+    for_pieces(gate.cols, [&](int64_t first, int64_t count) HWY_ATTR {
+      const In* const g = row_of<In>(gate, r) + first;
+      const In* const u = up.empty() ? nullptr : row_of<In>(up, r) + first;
+      Out* const result = row_of<Out>(out, r) + first;
+      Piece<Out> piece;
+      float* const to = piece.of(result);
+      for_columns(count, [=](int64_t c, auto part) HWY_ATTR {
+        Vec value = evaluate<kind>(load(g + c, part)).value;
+        if (u != nullptr) value = hn::Mul(value, load(u + c, part));
+        store(value, to + c, part);
+      });
+      piece.done(count, result);
+      if constexpr (std::is_same_v<In, float>) {
+        if (r < kept_gate.rows) round_operands(g, count, bf16_row(kept_gate, r) + first);
+        if (r < kept_up.rows) round_operands(u, count, bf16_row(kept_up, r) + first);
+      }
+    });
+  }
+}
+
+template <Activation kind, typename In, typename Out>
+HWY_INLINE void gated_backward_rows(Matrix gate, Matrix up, Matrix dout, Matrix dgate, Matrix dup) {
+  for (int64_t r = 0; r < gate.rows; ++r) {
+    for_pieces(gate.cols, [&](int64_t first, int64_t count) HWY_ATTR {
+      const In *const g = row_of<In>(gate, r) + first, *const u = row_of<In>(up, r) + first;
+      const float* const d = f32_row(dout, r) + first;
+      Out *const g_result = row_of<Out>(dgate, r) + first, *const u_result = row_of<Out>(dup, r) + first;
+      Piece<Out> g_piece, u_piece;
+      float *const g_to = g_piece.of(g_result), *const u_to = u_piece.of(u_result);
+      for_columns(count, [=](int64_t c, auto part) HWY_ATTR {
+        const ValueAndSlope at = evaluate<kind>(load(g + c, part));
+        const Vec gradient = load(d + c, part);
+        store(hn::Mul(hn::Mul(gradient, load(u + c, part)), at.slope), g_to + c, part);
+        store(hn::Mul(gradient, at.value), u_to + c, part);
+      });
+      g_piece.done(count, g_result);
+      u_piece.done(count, u_result);
+    });
+  }
+}
+
 // up may be empty: out = f(gate).
-void gated(Activation f, Matrix gate, Matrix up, Matrix out) {
+void gated(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate, Matrix kept_up) {
   with_activation(f, [&](auto kind) HWY_ATTR {
-    for_elements(gate.rows, gate.cols, [&](int64_t r, int64_t c, auto part) HWY_ATTR {
-      Vec value = evaluate<kind()>(load(f32_row(gate, r) + c, part)).value;
-      if (!up.empty()) value = hn::Mul(value, load(f32_row(up, r) + c, part));
-      store(value, f32_row(out, r) + c, part);
+    with_elements(gate, [&](auto in) HWY_ATTR {
+      with_elements(out, [&](auto to) HWY_ATTR {
+        gated_rows<kind(), decltype(in), decltype(to)>(gate, up, out, kept_gate, kept_up);
+      });
     });
   });
 }
 
 void gated_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate, Matrix dup) {
   with_activation(f, [&](auto kind) HWY_ATTR {
-    for_elements(gate.rows, gate.cols, [&](int64_t r, int64_t c, auto part) HWY_ATTR {
-      const ValueAndSlope at = evaluate<kind()>(load(f32_row(gate, r) + c, part));
-      const Vec d = load(f32_row(dout, r) + c, part);
-      if (up.empty()) {
-        store(hn::Mul(d, at.slope), f32_row(dgate, r) + c, part);
-        return;
-      }
-      const Vec u = load(f32_row(up, r) + c, part);
-      store(hn::Mul(hn::Mul(d, u), at.slope), f32_row(dgate, r) + c, part);
-      store(hn::Mul(d, at.value), f32_row(dup, r) + c, part);
+    with_elements(gate, [&](auto in) HWY_ATTR {
+      with_elements(dgate, [&](auto to) HWY_ATTR {
+        gated_backward_rows<kind(), decltype(in), decltype(to)>(gate, up, dout, dgate, dup);
+      });
+    });
+  });
+}
+
+void slope(Activation f, Matrix x, Matrix dy, Matrix dx) {
+  with_activation(f, [&](auto kind) HWY_ATTR {
+    for_elements(x.rows, x.cols, [&](int64_t r, int64_t c, auto part) HWY_ATTR {
+      const Vec factor = evaluate<kind()>(load(f32_row(x, r) + c, part)).slope;
+      store(hn::Mul(load(f32_row(dy, r) + c, part), factor), f32_row(dx, r) + c, part);
     });
   });
 }
@@ -120,14 +170,15 @@ void scale_block(Matrix x, Matrix scale, Matrix y) {
 
 // sum += sum over rows of y, or of y * x, down the rows and added once. With x also dx = y * scale, where dx
 // is not empty; dx may be y.
-void sum_rows(Matrix y, Matrix x, Matrix scale, Matrix dx, Matrix sum) {
+template <typename Element>  // of x
+HWY_INLINE void sum_rows_of(Matrix y, Matrix x, Matrix scale, Matrix dx, Matrix sum) {
   HWY_ALIGN float totals[kSumColumns];
   for (int64_t begin = 0; begin < y.cols; begin += kSumColumns) {
     const int64_t cols = std::min(kSumColumns, y.cols - begin);
     std::fill_n(totals, cols, 0.0f);
     for (int64_t r = 0; r < y.rows; ++r) {
       const float* const y_row = f32_row(y, r) + begin;
-      const float* const x_row = x.empty() ? nullptr : f32_row(x, r) + begin;
+      const Element* const x_row = x.empty() ? nullptr : row_of<Element>(x, r) + begin;
       float* const dx_row = dx.empty() ? nullptr : f32_row(dx, r) + begin;
       for_columns(cols, [&](int64_t c, auto part) HWY_ATTR {
         const Vec value = load(y_row + c, part);
@@ -142,6 +193,10 @@ void sum_rows(Matrix y, Matrix x, Matrix scale, Matrix dx, Matrix sum) {
       store(hn::Add(load(at, part), load(totals + c, part)), at, part);
     });
   }
+}
+
+void sum_rows(Matrix y, Matrix x, Matrix scale, Matrix dx, Matrix sum) {
+  with_elements(x, [&](auto element) HWY_ATTR { sum_rows_of<decltype(element)>(y, x, scale, dx, sum); });
 }
 
 using WordVec = hn::Vec<Words>;
@@ -180,7 +235,9 @@ HWY_INLINE void philox_words(uint64_t key, uint32_t first, uint32_t position, ui
 }
 
 // threshold: a word below it drops its element.
-void dropout_rows(const DropoutItem& item, uint32_t threshold, float factor, int64_t begin, int64_t end) {
+template <typename Element>  // of x
+HWY_INLINE void dropout_rows_of(const DropoutItem& item, uint32_t threshold, float factor, int64_t begin,
+                                int64_t end) {
   constexpr int64_t kChunk = 4 * kLanes;
   const Ints ints;
   const auto sign = hn::Set(ints, INT32_MIN);  // turns the order of unsigned words into that of signed ones
@@ -189,7 +246,7 @@ void dropout_rows(const DropoutItem& item, uint32_t threshold, float factor, int
   for (int64_t r = begin; r < end; ++r) {
     const auto sequence = uint32_t(i32_row(item.row_ids, r)[0]),
                position = uint32_t(i32_row(item.row_ids, r)[1]);
-    const float* const x = f32_row(item.x, r);
+    const Element* const x = row_of<Element>(item.x, r);
     float* const y = f32_row(item.y, r);
     for (int64_t chunk = 0; chunk < item.x.cols; chunk += kChunk) {
       philox_words(item.key, uint32_t(chunk / 4), position, sequence, words);
@@ -209,6 +266,12 @@ void dropout_rows(const DropoutItem& item, uint32_t threshold, float factor, int
   }
 }
 
+void dropout_rows(const DropoutItem& item, uint32_t threshold, float factor, int64_t begin, int64_t end) {
+  with_elements(item.x, [&](auto element) HWY_ATTR {
+    dropout_rows_of<decltype(element)>(item, threshold, factor, begin, end);
+  });
+}
+
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace coppice
@@ -226,6 +289,7 @@ namespace {
 
 HWY_EXPORT(gated);
 HWY_EXPORT(gated_backward);
+HWY_EXPORT(slope);
 HWY_EXPORT(add_block);
 HWY_EXPORT(add_row_block);
 HWY_EXPORT(scale_block);
@@ -234,6 +298,11 @@ HWY_EXPORT(dropout_rows);
 
 void check_same(const Matrix& a, const Matrix& b) {
   CHECK(a.rows == b.rows && a.cols == b.cols && a.dtype == DType::kF32 && b.dtype == DType::kF32);
+}
+
+// The same of what may be BF16.
+void check_floats(const Matrix& a, const Matrix& b) {
+  CHECK(a.rows == b.rows && a.cols == b.cols && is_float(a.dtype) && is_float(b.dtype));
 }
 
 void check_gather(const GatherItem& item) {
@@ -247,18 +316,29 @@ void check_gather(const GatherItem& item) {
 
 }  // namespace
 
-void CpuBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
-  check_same(gate, up);
-  check_same(gate, out);
+void CpuBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
+                                  Matrix kept_up) {
+  check_floats(gate, up);
+  check_floats(gate, out);
+  CHECK(gate.dtype == up.dtype);
+  for (const Matrix& kept : {kept_gate, kept_up}) {
+    CHECK(kept.empty() || (kept.dtype == DType::kBF16 && kept.cols == gate.cols && kept.rows <= gate.rows));
+  }
   for_rows(gate.rows, gate.cols, [&](int64_t begin, int64_t end) {
     const int64_t n = end - begin;
-    HWY_DYNAMIC_DISPATCH(gated)(f, gate.row_range(begin, n), up.row_range(begin, n), out.row_range(begin, n));
+    const auto kept = [&](const Matrix& x) {
+      return begin < x.rows ? x.row_range(begin, std::min(n, x.rows - begin)) : Matrix();
+    };
+    HWY_DYNAMIC_DISPATCH(gated)
+    (f, gate.row_range(begin, n), up.row_range(begin, n), out.row_range(begin, n), kept(kept_gate),
+     kept(kept_up));
   });
 }
 
 void CpuBackend::gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                            Matrix dup) {
-  for (const Matrix& x : {up, dout, dgate, dup}) check_same(gate, x);
+  for (const Matrix& x : {up, dout, dgate, dup}) check_floats(gate, x);
+  CHECK(gate.dtype == up.dtype && dgate.dtype == dup.dtype && dout.dtype == DType::kF32);
   for_rows(gate.rows, gate.cols, [&](int64_t begin, int64_t end) {
     const int64_t n = end - begin;
     HWY_DYNAMIC_DISPATCH(gated_backward)
@@ -272,7 +352,7 @@ void CpuBackend::activation(Activation f, std::span<const UnaryItem> items) {
   for_blocks(
       items, {}, [](const UnaryItem& item) { return item.y; },
       [&](const UnaryItem& item, const Block& block) {
-        HWY_DYNAMIC_DISPATCH(gated)(f, block.of(item.x), Matrix(), block.of(item.y));
+        HWY_DYNAMIC_DISPATCH(gated)(f, block.of(item.x), Matrix(), block.of(item.y), Matrix(), Matrix());
       });
 }
 
@@ -284,8 +364,7 @@ void CpuBackend::activation_backward(Activation f, std::span<const UnaryBackward
   for_blocks(
       items, {}, [](const UnaryBackwardItem& item) { return item.dx; },
       [&](const UnaryBackwardItem& item, const Block& block) {
-        HWY_DYNAMIC_DISPATCH(gated_backward)
-        (f, block.of(item.x), Matrix(), block.of(item.dy), block.of(item.dx), Matrix());
+        HWY_DYNAMIC_DISPATCH(slope)(f, block.of(item.x), block.of(item.dy), block.of(item.dx));
       });
 }
 
@@ -342,10 +421,10 @@ void CpuBackend::scale_columns(std::span<const ScaleColumnsItem> items) {
 
 void CpuBackend::scale_columns_backward(std::span<const ScaleColumnsBackwardItem> items) {
   for (const ScaleColumnsBackwardItem& item : items) {
-    check_same(item.x, item.dy);
+    check_floats(item.x, item.dy);
     check_same(item.scale, item.dscale);
-    CHECK(item.scale.rows == 1 && item.scale.cols == item.x.cols);
-    if (!item.dx.empty()) check_same(item.x, item.dx);
+    CHECK(item.scale.rows == 1 && item.scale.cols == item.x.cols && item.dy.dtype == DType::kF32);
+    if (!item.dx.empty()) check_same(item.dy, item.dx);
   }
   for_blocks(
       items, Cut{1, kSumColumns}, [](const ScaleColumnsBackwardItem& item) { return item.dscale; },
@@ -381,7 +460,8 @@ void CpuBackend::add_bias_backward(std::span<const BiasItem> items) {
 // A dropped element gives 0 whatever it was, and leaves y as it is with accumulate.
 void CpuBackend::dropout(std::span<const DropoutItem> items) {
   for (const DropoutItem& item : items) {
-    check_same(item.x, item.y);
+    check_floats(item.x, item.y);
+    CHECK(item.y.dtype == DType::kF32);
     CHECK(item.row_ids.dtype == DType::kI32 && item.row_ids.rows == item.x.rows && item.row_ids.cols == 2);
     CHECK(item.p >= 0 && item.p <= 1);
   }

@@ -15,8 +15,11 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
+
+#include "kernels/cpu/convert.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace coppice {
@@ -53,6 +56,23 @@ HWY_INLINE Vec load(const float* from, Part part) {
 }
 HWY_INLINE void store(Vec value, float* to, Part part) {
   hn::BlendedStore(value, hn::FirstN(Floats(), size_t(part.count)), Floats(), to);
+}
+
+// Rows of bfloat16, widened. A part goes one by one: masks of halves are not for every target.
+HWY_INLINE Vec load(const uint16_t* from, Whole) {
+  const hn::Rebind<uint16_t, Words> halves;
+  return hn::BitCast(Floats(), hn::ShiftLeft<16>(hn::PromoteTo(Words(), hn::LoadU(halves, from))));
+}
+HWY_INLINE Vec load(const uint16_t* from, Part part) {
+  HWY_ALIGN uint16_t copy[kLanes] = {};
+  for (int64_t i = 0; i < part.count; ++i) copy[i] = from[i];
+  return load(copy, Whole());
+}
+
+// call(float()) or call(uint16_t()): what the elements of a matrix are.
+template <typename Call>
+HWY_INLINE void with_elements(const Matrix& of, const Call& call) {
+  of.dtype == DType::kBF16 ? call(uint16_t()) : call(float());
 }
 
 // body(column, Whole or Part) over the columns of a row.
@@ -102,6 +122,27 @@ HWY_INLINE Vec sum_of_each(const Vec (&x)[kLanes]) {
 }
 HWY_INLINE Vec max_of_each(const Vec (&x)[kLanes]) {
   return lanes_of_each(x, [](Vec a, Vec b) HWY_ATTR { return hn::Max(a, b); });
+}
+
+// Columns of a row on their way there: floats are put where they belong, what is to be bfloat16 into a piece
+// that is rounded when it is whole. Rows of bfloat16 are written as products take them: without denormals.
+constexpr int64_t kPiece = 512;
+template <typename Element>
+struct Piece {
+  HWY_ALIGN float values[kPiece];
+  HWY_INLINE float* of(uint16_t*) { return values; }
+  HWY_INLINE void done(int64_t count, uint16_t* to) { round_operands(values, count, to); }
+};
+template <>
+struct Piece<float> {
+  HWY_INLINE float* of(float* row) { return row; }
+  HWY_INLINE void done(int64_t, float*) {}
+};
+
+// body(first, count) over the pieces of a row.
+template <typename Body>
+HWY_INLINE void for_pieces(int64_t cols, const Body& body) {
+  for (int64_t begin = 0; begin < cols; begin += kPiece) body(begin, std::min(kPiece, cols - begin));
 }
 
 // Sum over the columns of term(column, part), in four chains; a partial vector's terms must be 0 beyond its

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "common/base/check.h"
 #include "kernels/ref/ref_backend.h"
@@ -83,12 +84,12 @@ void RefBackend::attention(const AttentionShape& shape, std::span<const Attentio
       }
       double sum = 0;
       for (int64_t m = first; m <= last; ++m) sum += p[m] = std::exp(p[m] - largest);
-      float* const out = f32_row(item.out, query) + head * size;
-      std::fill_n(out, size, 0.0f);
+      std::vector<float> out(static_cast<size_t>(size));
       for (int64_t m = first; m <= last; ++m) {
         const float probability = rounded(float(p[m] / sum), compute);
-        for (int64_t d = 0; d < size; ++d) out[d] += probability * f32_row(rows.v, m)[kv + d];
+        for (int64_t d = 0; d < size; ++d) out[size_t(d)] += probability * f32_row(rows.v, m)[kv + d];
       }
+      for (int64_t d = 0; d < size; ++d) set_element(item.out, query, head * size + d, out[size_t(d)]);
       if (!item.log_sum.empty()) f32_row(item.log_sum, query)[head] = float(largest + std::log(sum));
     });
   }
@@ -124,8 +125,9 @@ void RefBackend::attention_backward(const AttentionShape& shape, std::span<const
           const float* const g = f32_row(dout, query) + head * size;
           float* const dq = f32_row(item.dq, query) + head * size;
           const float log_sum = f32_row(forward.log_sum, query)[head];
-          const float g_out =
-              dot(f32_row(item.dout, query) + head * size, f32_row(forward.out, query) + head * size, size);
+          float g_out = 0;
+          for (int64_t c = head * size; c < (head + 1) * size; ++c)
+            g_out += f32_row(item.dout, query)[c] * element(forward.out, query, c);
           std::fill_n(dq, size, 0.0f);
           for (int64_t m = rows.first(query); m <= rows.last(query); ++m) {
             const float *const k = f32_row(rows.k, m) + kv, *const v = f32_row(rows.v, m) + kv;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "common/base/check.h"
 #include "kernels/ref/ref_backend.h"
@@ -41,18 +42,21 @@ void RefBackend::cross_entropy(Matrix logits, Matrix targets, Matrix loss) {
 }
 
 // dlogit_c = weight * (exp(logit_c - L) - [c is the target])
-void RefBackend::cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss) {
+void RefBackend::cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss,
+                                             Matrix gradient) {
   check_shapes(logits, targets, loss);
   CHECK(weights.rows == logits.rows && weights.cols == 1);
+  CHECK(gradient.rows == logits.rows && gradient.cols == logits.cols);
   for_each(logits.rows, [&](int64_t row) {
-    float* const x = f32_row(logits, row);
+    const std::vector<float> copy(f32_row(logits, row), f32_row(logits, row) + logits.cols);
+    const float* const x = copy.data();
     const int32_t target = target_of(targets, logits, row);
     const double log_sum = log_sum_exp(x, logits.cols);
     const float weight = f32_row(weights, row)[0];
     f32_row(loss, row)[0] = float(log_sum - x[target]);
     for (int64_t c = 0; c < logits.cols; ++c) {
       const float probability = float(std::exp(x[c] - log_sum));
-      x[c] = weight * (c == target ? probability - 1 : probability);
+      set_element(gradient, row, c, weight * (c == target ? probability - 1 : probability));
     }
   });
 }

@@ -33,7 +33,7 @@ class RefWeight final : public FrozenWeight {
   Buffer values_, transposed_;
 };
 
-float element(const TensorView& view, int64_t i) {
+float value_of(const TensorView& view, int64_t i) {
   const std::byte* at = view.bytes.data() + size_t(i) * dtype_size(view.dtype);
   if (view.dtype == DType::kF32) {
     float value;
@@ -45,15 +45,14 @@ float element(const TensorView& view, int64_t i) {
   return view.dtype == DType::kF16 ? from_f16(bits) : from_bf16(bits);
 }
 
-// op(x), dense and rounded. What is rounded already is computed so alone.
+// op(x), dense and rounded.
 Buffer pack(Backend& backend, const Matrix& x, bool transpose, DType compute) {
   CHECK(x.dtype == DType::kF32 || (x.dtype == DType::kBF16 && compute == DType::kBF16));
   Buffer packed = backend.allocate(size_t(x.size()) * sizeof(float));
   float* const out = reinterpret_cast<float*>(packed.data());
   for (int64_t r = 0; r < x.rows; ++r) {
     for (int64_t c = 0; c < x.cols; ++c) {
-      out[transpose ? c * x.rows + r : r * x.cols + c] =
-          x.dtype == DType::kBF16 ? from_bf16(bf16_row(x, r)[c]) : rounded(f32_row(x, r)[c], compute);
+      out[transpose ? c * x.rows + r : r * x.cols + c] = rounded(element(x, r, c), compute);
     }
   }
   return packed;
@@ -93,7 +92,7 @@ std::unique_ptr<FrozenWeight> RefBackend::prepare_weight(const TensorView& weigh
   const Matrix w = values.matrix(out, in), t = transposed.matrix(in, out);
   for_each(out, [&](int64_t o) {
     for (int64_t i = 0; i < in; ++i) {
-      f32_row(w, o)[i] = f32_row(t, i)[o] = rounded(element(weight, o * in + i), compute);
+      f32_row(w, o)[i] = f32_row(t, i)[o] = rounded(value_of(weight, o * in + i), compute);
     }
   });
   return std::make_unique<RefWeight>(out, in, compute, std::move(values), std::move(transposed));
@@ -103,7 +102,6 @@ std::unique_ptr<FrozenWeight> RefBackend::prepare_weight(const TensorView& weigh
 void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
                         std::span<const LowRankItem> beside) {
   const auto& w = static_cast<const RefWeight&>(weight);
-  CHECK(x.dtype == DType::kF32);
   CHECK(x.cols == w.in() && y.cols == w.out() && x.rows == y.rows && y.dtype == DType::kF32);
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == w.out()));
   const Buffer rows = pack(*this, x, false, w.compute());
@@ -129,7 +127,6 @@ void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matri
 void RefBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
                                  std::span<const LowRankItem> beside) {
   const auto& w = static_cast<const RefWeight&>(weight);
-  CHECK(dy.dtype == DType::kF32);
   CHECK(dy.cols == w.out() && dx.cols == w.in() && dx.rows == dy.rows && dx.dtype == DType::kF32);
   const Buffer rows = pack(*this, dy, false, w.compute());
   for_each(dy.rows, [&](int64_t r) {

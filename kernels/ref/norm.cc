@@ -16,7 +16,7 @@ void RefBackend::rms_norm(Matrix x, Matrix weight, float epsilon, Matrix y, Matr
     double squares = 0;
     for (int64_t c = 0; c < x.cols; ++c) squares += double(in[c]) * in[c];
     const float r = float(1 / std::sqrt(squares / double(x.cols) + epsilon));
-    for (int64_t c = 0; c < x.cols; ++c) f32_row(y, row)[c] = in[c] * r * w[c];
+    for (int64_t c = 0; c < x.cols; ++c) set_element(y, row, c, in[c] * r * w[c]);
     f32_row(inverse_rms, row)[0] = r;
   });
 }

@@ -49,14 +49,25 @@ void check_same(const Matrix& a, const Matrix& b) {
   CHECK(a.rows == b.rows && a.cols == b.cols && a.dtype == DType::kF32 && b.dtype == DType::kF32);
 }
 
+// The same of what may be BF16.
+void check_floats(const Matrix& a, const Matrix& b) {
+  CHECK(a.rows == b.rows && a.cols == b.cols && is_float(a.dtype) && is_float(b.dtype));
+}
+
 }  // namespace
 
-void RefBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
-  check_same(gate, up);
-  check_same(gate, out);
+void RefBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
+                                  Matrix kept_up) {
+  check_floats(gate, up);
+  check_floats(gate, out);
+  for (const auto& [from, to] : {UnaryItem{gate, kept_gate}, UnaryItem{up, kept_up}}) {
+    if (to.empty()) continue;
+    const UnaryItem first_rows{from.row_range(0, to.rows), to};
+    copy({&first_rows, 1});
+  }
   for_each(gate.rows, [&](int64_t r) {
     for (int64_t c = 0; c < gate.cols; ++c) {
-      f32_row(out, r)[c] = evaluate(f, f32_row(gate, r)[c]).value * f32_row(up, r)[c];
+      set_element(out, r, c, evaluate(f, element(gate, r, c)).value * element(up, r, c));
     }
   });
 }
@@ -64,16 +75,13 @@ void RefBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix o
 // dgate = dout * up * f'(gate), dup = dout * f(gate)
 void RefBackend::gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                            Matrix dup) {
-  check_same(gate, up);
-  check_same(gate, dout);
-  check_same(gate, dgate);
-  check_same(gate, dup);
+  for (const Matrix& x : {up, dout, dgate, dup}) check_floats(gate, x);
   for_each(gate.rows, [&](int64_t r) {
     for (int64_t c = 0; c < gate.cols; ++c) {
-      const ValueAndSlope at = evaluate(f, f32_row(gate, r)[c]);
-      const float d = f32_row(dout, r)[c], u = f32_row(up, r)[c];
-      f32_row(dgate, r)[c] = d * u * at.slope;
-      f32_row(dup, r)[c] = d * at.value;
+      const ValueAndSlope at = evaluate(f, element(gate, r, c));
+      const float d = f32_row(dout, r)[c], u = element(up, r, c);
+      set_element(dgate, r, c, d * u * at.slope);
+      set_element(dup, r, c, d * at.value);
     }
   });
 }
@@ -124,13 +132,13 @@ void RefBackend::scale_columns(std::span<const ScaleColumnsItem> items) {
 // dscale += sum over rows of dy * x, dx = dy * scale; dx may be dy, so a column's sum comes first.
 void RefBackend::scale_columns_backward(std::span<const ScaleColumnsBackwardItem> items) {
   for (const ScaleColumnsBackwardItem& item : items) {
-    check_same(item.x, item.dy);
+    check_floats(item.x, item.dy);
     check_same(item.scale, item.dscale);
     CHECK(item.scale.rows == 1 && item.scale.cols == item.x.cols);
-    if (!item.dx.empty()) check_same(item.x, item.dx);
+    if (!item.dx.empty()) check_same(item.dy, item.dx);
     for_each(item.x.cols, [&](int64_t c) {
       float sum = 0;
-      for (int64_t r = 0; r < item.x.rows; ++r) sum += f32_row(item.dy, r)[c] * f32_row(item.x, r)[c];
+      for (int64_t r = 0; r < item.x.rows; ++r) sum += f32_row(item.dy, r)[c] * element(item.x, r, c);
       f32_row(item.dscale, 0)[c] += sum;
       for (int64_t r = 0; r < item.x.rows && !item.dx.empty(); ++r) {
         f32_row(item.dx, r)[c] = f32_row(item.dy, r)[c] * f32_row(item.scale, 0)[c];
@@ -163,7 +171,7 @@ void RefBackend::add_bias_backward(std::span<const BiasItem> items) {
 // A dropped element gives 0 whatever it was (also NaN), and with accumulate leaves y as it is.
 void RefBackend::dropout(std::span<const DropoutItem> items) {
   for (const DropoutItem& item : items) {
-    check_same(item.x, item.y);
+    check_floats(item.x, item.y);
     CHECK(item.row_ids.dtype == DType::kI32 && item.row_ids.rows == item.x.rows && item.row_ids.cols == 2);
     CHECK(item.p >= 0 && item.p <= 1);
     const uint64_t threshold = uint64_t(std::llround(double(item.p) * 0x1p32));
@@ -174,7 +182,7 @@ void RefBackend::dropout(std::span<const DropoutItem> items) {
       for (int64_t c = 0; c < item.x.cols; ++c) {
         const bool kept =
             philox(item.key, {uint32_t(c / 4), position, sequence, 0})[size_t(c % 4)] >= threshold;
-        const float value = kept ? f32_row(item.x, r)[c] * scale : 0;
+        const float value = kept ? element(item.x, r, c) * scale : 0;
         float& y = f32_row(item.y, r)[c];
         y = !item.accumulate ? value : kept ? y + value : y;
       }

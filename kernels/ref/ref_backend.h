@@ -16,6 +16,18 @@
 
 namespace coppice {
 
+// An element of a matrix that is F32 or BF16, as it is, and written rounded.
+inline float element(const Matrix& x, int64_t row, int64_t col) {
+  return x.dtype == DType::kF32 ? f32_row(x, row)[col] : from_bf16(bf16_row(x, row)[col]);
+}
+inline void set_element(const Matrix& x, int64_t row, int64_t col, float value) {
+  if (x.dtype == DType::kF32) {
+    f32_row(x, row)[col] = value;
+  } else {
+    bf16_row(x, row)[col] = to_bf16(value);
+  }
+}
+
 class RefBackend : public HostBackend {
  public:
   explicit RefBackend(ThreadPool& pool) : HostBackend("ref", pool) {}
@@ -50,7 +62,8 @@ class RefBackend : public HostBackend {
                          bool accumulate) override;
 
   // pointwise.cc
-  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override;
+  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
+                        Matrix kept_up) override;
   void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                  Matrix dup) override;
   void activation(Activation f, std::span<const UnaryItem> items) override;
@@ -66,7 +79,8 @@ class RefBackend : public HostBackend {
 
   // loss.cc
   void cross_entropy(Matrix logits, Matrix targets, Matrix loss) override;
-  void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss) override;
+  void cross_entropy_with_gradient(Matrix logits, Matrix targets, Matrix weights, Matrix loss,
+                                   Matrix gradient) override;
 
   // update.cc
   void adamw(const AdamWStep& step, Matrix parameter, Matrix gradient, Matrix first_moment,

@@ -50,7 +50,7 @@ void Attention::forward(BlockRun& run, Matrix x, Matrix y, AttentionKept* kept, 
   }
   rotate(run, q.matrix, false);
   rotate(run, k.matrix, false);
-  Rows out = make_rows(backend, run.rows, q_size), log_sum;
+  Rows out = make_rows(backend, run.rows, q_size, run.compute), log_sum;
   if (kept != nullptr) log_sum = make_rows(backend, run.rows, shape_.heads);
   std::vector<AttentionItem> forward_items =
       items(run, q.matrix, k.matrix, v.matrix, out.matrix, log_sum.matrix);

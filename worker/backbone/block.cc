@@ -25,7 +25,7 @@ Rows Block::forward(BlockRun& run, Rows x, BlockKept* kept, int64_t kept_rows) c
   Backend& backend = run.backend;
   const int64_t hidden = x.matrix.cols;
   BlockKept* all = kept != nullptr && !kept->input_only ? kept : nullptr;
-  Rows normal = make_rows(backend, run.rows, hidden), inverse = make_rows(backend, run.rows, 1);
+  Rows normal = make_rows(backend, run.rows, hidden, run.compute), inverse = make_rows(backend, run.rows, 1);
   input_norm_.forward(backend, x.matrix, normal.matrix, inverse.matrix);
   Rows mid = make_rows(backend, run.rows, hidden);
   attention_.forward(run, normal.matrix, mid.matrix, all ? &all->attention : nullptr, kept_rows);
@@ -56,12 +56,12 @@ Rows Block::backward(BlockRun& run, BlockKept& kept, Rows dy, int64_t lower_rows
   // The residual goes on as dmid; hooks that change a gradient in place work on a copy of it.
   const bool changes =
       run.hooks.wants_sublayer(Sublayer::kAttention) || attention_.backward_changes_dy(run.hooks);
-  Rows own = changes ? copy_of(backend, dmid.matrix) : Rows{};
+  Rows own = changes ? f32_copy_of(backend, dmid.matrix) : Rows{};
   const Matrix dattention = changes ? own.matrix : dmid.matrix;
   run.hooks.sublayer_output_backward(Sublayer::kAttention, dattention);
   Rows normal;
   if (attention_.backward_needs_input(run.hooks)) {
-    normal = make_rows(backend, run.rows, dmid.matrix.cols);
+    normal = make_rows(backend, run.rows, dmid.matrix.cols, run.compute);
     input_norm_.forward(backend, kept.x.matrix, normal.matrix, kept.x_inverse.matrix);
   }
   Rows dnormal;
@@ -78,12 +78,12 @@ Rows Block::backward(BlockRun& run, BlockKept& kept, Rows dy, int64_t lower_rows
 Rows Block::backward_mlp(BlockRun& run, BlockKept& kept, Rows dy) const {
   Backend& backend = run.backend;
   const bool changes = run.hooks.wants_sublayer(Sublayer::kMlp) || mlp_.backward_changes_dy(run.hooks);
-  Rows own = changes ? copy_of(backend, dy.matrix) : Rows{};
+  Rows own = changes ? f32_copy_of(backend, dy.matrix) : Rows{};
   const Matrix dmlp = changes ? own.matrix : dy.matrix;
   run.hooks.sublayer_output_backward(Sublayer::kMlp, dmlp);
   Rows normal;
   if (mlp_.backward_needs_input(run.hooks)) {
-    normal = make_rows(backend, run.rows, dy.matrix.cols);
+    normal = make_rows(backend, run.rows, dy.matrix.cols, run.compute);
     mlp_norm_.forward(backend, kept.mid.matrix, normal.matrix, kept.mid_inverse.matrix);
   }
   Rows dnormal = make_rows(backend, run.rows, dy.matrix.cols);

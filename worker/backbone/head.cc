@@ -120,7 +120,8 @@ void Head::Loss::chunk(std::span<const Piece> chunk_pieces, int64_t first_number
     if (segment.training) training = count;
     if (segment.lowest_layer < head.config_.layers) lower = count;
   }
-  Rows x = make_rows(backend, count, rows.cols), normal = make_rows(backend, count, rows.cols);
+  Rows x = make_rows(backend, count, rows.cols);
+  Rows normal = make_rows(backend, count, rows.cols, head.compute_);
   Rows inverse = make_rows(backend, count, 1),
        logits = make_rows(backend, count, head.projection_.module().out);
   const GatherItem gather{rows, row_numbers.row_range(first, count), x.matrix};
@@ -130,17 +131,22 @@ void Head::Loss::chunk(std::span<const Piece> chunk_pieces, int64_t first_number
   HookCalls hooks(backend, head.config_, head.compute_, uses, head.config_.layers, count, &store);
   head.projection_.forward(hooks, normal.matrix, logits.matrix);
   const auto part = [&](Matrix of, int64_t from, int64_t size) { return of.row_range(first + from, size); };
+  HookCalls backward_hooks(backend, head.config_, head.compute_, uses, head.config_.layers, training, &store);
+  // The gradient takes the place of the logits: rounded, where no hook is to change it in float32.
+  Matrix dlogits = logits.matrix.row_range(0, training);
+  if (head.compute_ == DType::kBF16 && !head.projection_.backward_changes_dy(backward_hooks))
+    dlogits = as_bfloat16(dlogits);
   if (training > 0)
     backend.cross_entropy_with_gradient(logits.matrix.row_range(0, training), part(targets, 0, training),
-                                        part(weights, 0, training), part(losses.matrix, 0, training));
+                                        part(weights, 0, training), part(losses.matrix, 0, training),
+                                        dlogits);
   if (count > training)
     backend.cross_entropy(logits.matrix.row_range(training, count - training),
                           part(targets, training, count - training),
                           part(losses.matrix, training, count - training));
   if (training == 0) return;
-  HookCalls backward_hooks(backend, head.config_, head.compute_, uses, head.config_.layers, training, &store);
   const auto trains = [&](const Rows& all) { return all.matrix.row_range(0, training); };
-  chunk_backward(backward_hooks, trains(x), trains(inverse), trains(normal), trains(logits), first, lower);
+  chunk_backward(backward_hooks, trains(x), trains(inverse), trains(normal), dlogits, first, lower);
 }
 
 // The matrices span the rows that train; the first `lower` of them have a gradient of x, which goes to its
@@ -187,7 +193,7 @@ std::vector<float> Head::logits(const PackRows& pack, Matrix row) const {
     use.rows = 1;
     uses.add(*cached, use);
   }
-  const Rows normal = make_rows(backend_, 1, row.cols), inverse = make_rows(backend_, 1, 1);
+  const Rows normal = make_rows(backend_, 1, row.cols, compute_), inverse = make_rows(backend_, 1, 1);
   const Rows logits = make_rows(backend_, 1, projection_.module().out);
   norm_.forward(backend_, row, normal.matrix, inverse.matrix);
   HookCalls hooks(backend_, config_, compute_, uses, config_.layers, 1, nullptr);

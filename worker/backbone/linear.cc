@@ -37,8 +37,8 @@ void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const
   };
   if (hooks.wants_input(module_)) {
     // Who changes its input and knows it at the output as well is to find it there as it was.
-    const bool in_place = spare && !hooks.wants_both(module_);
-    const Rows copy = in_place ? Rows{} : copy_of(hooks.backend(), x);
+    const bool in_place = spare && x.dtype == DType::kF32 && !hooks.wants_both(module_);
+    const Rows copy = in_place ? Rows{} : f32_copy_of(hooks.backend(), x);
     const Matrix changed = in_place ? x : copy.matrix;
     hooks.projection_input(module_, changed);
     product(changed);

@@ -23,7 +23,8 @@ class Projection {
   const FrozenWeight& weight() const { return *weight_; }
   size_t bytes() const { return weight_->bytes() + bias_.buffer.bytes(); }
 
-  // x [rows, in] stays as it is, unless it is spare: hooks may change that one in place. y [rows, out].
+  // x [rows, in], F32 or BF16 as Backend::linear takes it, stays as it is, unless it is spare: hooks may
+  // change that one in place. y [rows, out] F32.
   void forward(HookCalls& hooks, Matrix x, Matrix y, bool spare = false) const;
 
   // Whether backward reads x.
@@ -32,8 +33,8 @@ class Projection {
   }
   // Whether backward changes dy.
   bool backward_changes_dy(const HookCalls& hooks) const { return hooks.changes_dy(module_); }
-  // dy [rows, out], changed in place by hooks. dx [first rows of those, in]: overwritten or added to; only
-  // the rows that go lower, empty where none does.
+  // dy [rows, out], F32 where it is changed in place by hooks, else as x. dx [first rows of those, in]:
+  // overwritten or added to; only the rows that go lower, empty where none does.
   void backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const;
 
  private:

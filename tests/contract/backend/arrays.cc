@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -107,21 +108,39 @@ Array in_dtype(const Array& f32, DType dtype) {
   return array;
 }
 
+Array widened(const Array& bf16) {
+  Array array(bf16.rows, bf16.cols);
+  for (int64_t i = 0; i < array.size(); ++i) {
+    uint16_t half;
+    std::memcpy(&half, bf16.bytes.data() + 2 * i, 2);
+    array.f()[i] = from_bf16(half);
+  }
+  return array;
+}
+
+bool is_rounded(const Operator& op, size_t operand) {
+  return std::find(op.rounded.begin(), op.rounded.end(), operand) != op.rounded.end();
+}
+
 Results run(Backend& backend, const Operator& op, const std::vector<Item>& items, Layout layout) {
   std::vector<std::vector<Place>> places(items.size());
   std::vector<Placed> placed(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
     placed[i].host = &items[i];
     places[i].reserve(items[i].size());
-    for (const Operand& operand : items[i]) {
-      places[i].emplace_back(backend, operand.array, layout);
+    for (size_t o = 0; o < items[i].size(); ++o) {
+      const Array& array = items[i][o].array;
+      places[i].emplace_back(backend, is_rounded(op, o) ? in_dtype(array, DType::kBF16) : array, layout);
       placed[i].at.push_back(places[i].back().matrix);
     }
   }
   op.run(backend, placed);
   Results results(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
-    for (Place& place : places[i]) results[i].push_back(place.bring_back());
+    for (size_t o = 0; o < places[i].size(); ++o) {
+      const Array array = places[i][o].bring_back();
+      results[i].push_back(is_rounded(op, o) ? widened(array) : array);
+    }
   }
   return results;
 }

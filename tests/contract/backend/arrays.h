@@ -34,6 +34,7 @@ Array uniform(int64_t rows, int64_t cols, Random& random, float scale = 1);  // 
 Array filled(int64_t rows, int64_t cols, float value);
 Array indices(int64_t rows, int64_t below, Random& random, int64_t cols = 1);  // I32
 Array in_dtype(const Array& f32, DType dtype);  // BF16 or F16; F16 cuts off bits
+Array widened(const Array& bf16);
 
 // What an operand is to its operator. A row operand has one row for each row of the pack; a whole one belongs
 // to the item.
@@ -67,6 +68,7 @@ struct Operator {
   double tolerance = 0;
   // By operand, of terms that may cancel in all of an output: errors are measured against no less. Empty: 0.
   std::vector<double> magnitudes;
+  std::vector<size_t> rounded;  // operands, F32, that the device is given as BF16
   bool grouped = false;
   bool spreads_nan = false;        // within an item
   bool flushes_denormals = false;  // bfloat16 products of processors take and give denormals as zero
@@ -75,6 +77,7 @@ struct Operator {
 enum class Layout { kDense, kViews };
 
 using Results = std::vector<std::vector<Array>>;  // [item][operand], inputs included
+bool is_rounded(const Operator& op, size_t operand);
 Results run(Backend& backend, const Operator& op, const std::vector<Item>& items,
             Layout layout = Layout::kDense);
 

@@ -89,9 +89,11 @@ Operator forward(const Variant& variant, DType compute) {
 }
 
 // The forward runs first, in the same call of run, so that out and log_sum are the backend's own.
-Operator backward(const Variant& variant, DType compute) {
+// round_out: the backward is given `out` as BF16.
+Operator backward(const Variant& variant, DType compute, bool round_out = false) {
   Operator op = forward(variant, compute);
-  op.name = "attention_backward_" + variant.name + (compute == DType::kF32 ? "_f32" : "_bf16");
+  op.name = "attention_backward_" + variant.name + (compute == DType::kF32 ? "_f32" : "_bf16") +
+            (round_out ? "_out_rounded" : "");
   // dq and dk of a query with one key are zero, but for rounding; what cancels in dk is of q's size.
   op.magnitudes.assign(kDprefixV + 1, 1);
   op.magnitudes[kDk] = op.magnitudes[kDprefixK] = variant.scale;
@@ -115,6 +117,14 @@ Operator backward(const Variant& variant, DType compute) {
     }
     const int64_t head_dim = items.empty() ? 8 : items[0][kQ].cols / variant.heads;
     backend.attention(shape_of(variant, head_dim), forwards, compute);
+    std::vector<Buffer> outs;
+    for (size_t i = 0; round_out && i < list.size(); ++i) {
+      Matrix& out = list[i].forward.out;
+      outs.push_back(backend.allocate(size_t(out.size()) * sizeof(uint16_t)));
+      const UnaryItem copy{out, outs.back().matrix(out.rows, out.cols, DType::kBF16)};
+      backend.copy({&copy, 1});
+      out = copy.y;
+    }
     backend.attention_backward(shape_of(variant, head_dim), list, compute);
   };
   return op;
@@ -127,6 +137,9 @@ std::vector<Operator> attention_operators(DType compute) {
   for (const Variant& variant : kVariants) {
     all.push_back(forward(variant, compute));
     all.push_back(backward(variant, compute));
+    if (compute == DType::kF32) continue;
+    all.push_back(rounded(forward(variant, compute), {kOut}));
+    all.push_back(backward(variant, compute, true));
   }
   for (const Variant& variant : kForwardVariants) all.push_back(forward(variant, compute));
   return all;

@@ -116,31 +116,6 @@ Operator grouped(DType compute, bool transpose_a, bool transpose_b, bool accumul
   return op;
 }
 
-// x as BF16, its rows further apart than they are long and not on whole words.
-Matrix in_bf16(Backend& backend, const Matrix& x, std::vector<Buffer>& buffers) {
-  const int64_t stride = x.cols + 4;
-  buffers.push_back(backend.allocate(size_t(x.rows * stride) * sizeof(uint16_t)));
-  const Matrix rounded = buffers.back().matrix(x.rows, stride, DType::kBF16).column_range(1, x.cols);
-  backend.copy(std::vector<UnaryItem>{{x, rounded}});
-  return rounded;
-}
-
-// The same of BF16 operands.
-Operator grouped_of_bf16(bool a, bool b, bool transpose_a, bool transpose_b, bool accumulate) {
-  Operator op = grouped(DType::kBF16, transpose_a, transpose_b, accumulate);
-  op.name += std::string(a ? "_bf16_a" : "") + (b ? "_bf16_b" : "");
-  op.run = [a, b, run = op.run](Backend& backend, std::span<const Placed> items) {
-    std::vector<Buffer> buffers;
-    std::vector<Placed> rounded(items.begin(), items.end());
-    for (Placed& item : rounded) {
-      if (a) item.at[0] = in_bf16(backend, item[0], buffers);
-      if (b) item.at[1] = in_bf16(backend, item[1], buffers);
-    }
-    run(backend, rounded);
-  };
-  return op;
-}
-
 }  // namespace
 
 std::vector<Operator> matmul_operators(DType compute) {
@@ -148,14 +123,15 @@ std::vector<Operator> matmul_operators(DType compute) {
                                linear(compute, DType::kBF16, false), linear(compute, DType::kF16, true),
                                linear_backward(compute, false),      linear_backward(compute, true),
                                linear_low_rank(compute, false),      linear_low_rank(compute, true)};
+  if (compute == DType::kBF16) {
+    const size_t count = all.size();
+    for (size_t i = 0; i < count; ++i) all.push_back(rounded(all[i], {0}));  // x, dy
+  }
   for (int variant = 0; variant < 8; ++variant) {
-    const bool transpose_a = (variant & 1) != 0, transpose_b = (variant & 2) != 0,
-               accumulate = (variant & 4) != 0;
-    all.push_back(grouped(compute, transpose_a, transpose_b, accumulate));
+    const Operator product = grouped(compute, (variant & 1) != 0, (variant & 2) != 0, (variant & 4) != 0);
+    all.push_back(product);
     if (compute != DType::kBF16) continue;
-    for (int which = 1; which < 4; ++which)
-      all.push_back(
-          grouped_of_bf16((which & 1) != 0, (which & 2) != 0, transpose_a, transpose_b, accumulate));
+    all.insert(all.end(), {rounded(product, {0}), rounded(product, {1}), rounded(product, {0, 1})});
   }
   return all;
 }

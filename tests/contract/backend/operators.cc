@@ -1,7 +1,9 @@
 #include "tests/contract/backend/operators.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include "common/base/check.h"
@@ -64,6 +66,15 @@ std::vector<Operator> operators(Family family, const Backend& backend) {
       return update_operators();
   }
   CHECK(false);
+}
+
+Operator rounded(Operator op, std::vector<size_t> operands, double tolerance) {
+  op.name += "_rounded";
+  for (size_t operand : operands) op.name += "_" + std::to_string(operand);
+  op.rounded = std::move(operands);
+  op.tolerance = std::max(op.tolerance, tolerance);
+  op.flushes_denormals = true;
+  return op;
 }
 
 Operand row_in(Array array) {

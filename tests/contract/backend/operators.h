@@ -26,6 +26,9 @@ std::vector<Operator> row_moving_operators();  // dropout, gather, scatter
 std::vector<Operator> loss_operators();
 std::vector<Operator> update_operators();
 
+// The operator with these operands held as BF16. tolerance: where one of them is written.
+Operator rounded(Operator op, std::vector<size_t> operands, double tolerance = 0);
+
 // Shorter operands. Outputs start as NaN.
 Operand row_in(Array array);
 Operand row_out(int64_t rows, int64_t cols);

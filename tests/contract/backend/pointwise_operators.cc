@@ -8,10 +8,10 @@ using Run = std::function<void(Backend&, std::span<const Placed>)>;
 using Make = std::function<Item(Size, Random&)>;
 
 Operator grouped(const std::string& name, Make make, Run run) {
-  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, {}, true};
+  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, {}, {}, true};
 }
 Operator single(const std::string& name, Make make, Run run) {
-  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, {}, false};
+  return {name, pointwise_sizes(), std::move(make), std::move(run), kSumTolerance, {}, {}, false};
 }
 
 // inputs arrays of rows, values up to scale, and one row output.
@@ -60,27 +60,34 @@ void add_activation(std::vector<Operator>& all, NamedActivation named) {
 void add_gated(std::vector<Operator>& all, NamedActivation named) {
   const Activation f = named.f;
   const std::string name = named.name;
-  all.push_back(single("gated_activation_" + name, rows_to_row(2, 6), [=](Backend& backend, auto items) {
-    backend.gated_activation(f, items[0][0], items[0][1], items[0][2]);
-  }));
+  const Operator gated =
+      single("gated_activation_" + name, rows_to_row(2, 6), [=](Backend& backend, auto items) {
+        backend.gated_activation(f, items[0][0], items[0][1], items[0][2]);
+      });
+  all.insert(all.end(), {gated, rounded(gated, {0, 1}), rounded(gated, {2}, kRoundedTolerance),
+                         rounded(gated, {0, 1, 2}, kRoundedTolerance)});
   const Make five = [](Size size, Random& random) -> Item {
     return {row_in(uniform(size.rows, size.cols, random, 6)), row_in(uniform(size.rows, size.cols, random)),
             row_in(uniform(size.rows, size.cols, random)), row_out(size.rows, size.cols),
             row_out(size.rows, size.cols)};
   };
-  all.push_back(single("gated_activation_backward_" + name, five, [=](Backend& backend, auto items) {
-    const Placed& item = items[0];
-    backend.gated_activation_backward(f, item[0], item[1], item[2], item[3], item[4]);
-  }));
+  const Operator backward =
+      single("gated_activation_backward_" + name, five, [=](Backend& backend, auto items) {
+        const Placed& item = items[0];
+        backend.gated_activation_backward(f, item[0], item[1], item[2], item[3], item[4]);
+      });
+  all.insert(all.end(), {backward, rounded(backward, {0, 1}), rounded(backward, {3, 4}, kRoundedTolerance),
+                         rounded(backward, {0, 1, 3, 4}, kRoundedTolerance)});
   const Make in_place = [](Size size, Random& random) -> Item {
     return {row_inout(uniform(size.rows, size.cols, random, 6)),
             row_inout(uniform(size.rows, size.cols, random)), row_in(uniform(size.rows, size.cols, random))};
   };
-  all.push_back(
+  const Operator backward_in_place =
       single("gated_activation_backward_in_place_" + name, in_place, [=](Backend& backend, auto items) {
         const Placed& item = items[0];
         backend.gated_activation_backward(f, item[0], item[1], item[2], item[0], item[1]);
-      }));
+      });
+  all.insert(all.end(), {backward_in_place, rounded(backward_in_place, {0, 1}, kRoundedTolerance)});
 }
 
 std::vector<Operator> scale_operators() {
@@ -162,6 +169,7 @@ std::vector<Operator> pointwise_operators() {
     add_activation(all, named);
     add_gated(all, named);
   }
+  all.push_back(rounded(scale_backward("scale_columns_backward", Dx::kOwn), {0}));  // x
   return all;
 }
 
@@ -173,13 +181,14 @@ std::vector<Operator> row_moving_operators() {
               accumulate ? row_inout(uniform(size.rows, size.cols, random)) : row_out(size.rows, size.cols),
               row_in(indices(size.rows, 5000, random, 2))};
     };
-    all.push_back(
+    const Operator dropout =
         grouped(accumulate ? "dropout_accumulate" : "dropout", make, [=](Backend& backend, auto items) {
           std::vector<DropoutItem> list;
           for (const Placed& item : items)
             list.push_back({item[0], item[1], item[2], 0x123456789abcdef, 0.3f, accumulate});
           backend.dropout(list);
-        }));
+        });
+    all.insert(all.end(), {dropout, rounded(dropout, {0})});
   }
   for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     const Make make = [=](Size size, Random& random) -> Item {

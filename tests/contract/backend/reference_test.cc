@@ -279,7 +279,7 @@ TEST_F(ReferenceTest, CrossEntropyAndItsGradientFollowTheFormula) {
   const auto loss_of = [&](const Inputs& in) { return cross_entropy_in_double(in, target, 6, 19); };
   const Matrix loss = undefined(6, 1), again = undefined(6, 1), logits = put(x);
   device_->cross_entropy(put(x), put(targets), loss);
-  device_->cross_entropy_with_gradient(logits, put(targets), put(weights), again);
+  device_->cross_entropy_with_gradient(logits, put(targets), put(weights), again, logits);
   expect_values(loss, loss_of({doubles(x)}), kSumTolerance, "loss");
   expect_values(again, loss_of({doubles(x)}), kSumTolerance, "loss with gradient");
   expect_values(logits, gradients_in_double(loss_of, {doubles(x)}, doubles(weights))[0], kSumTolerance,

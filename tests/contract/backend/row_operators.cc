@@ -82,6 +82,31 @@ Operator sgd(const std::string& name, const SgdStep& step) {
   return op;
 }
 
+// The gradient stands in the memory of the logits and comes back from there.
+Operator gradient_as_bfloat16() {
+  Operator op;
+  op.name = "cross_entropy_with_gradient_as_bfloat16";
+  op.sizes = vocabularies();
+  op.make = [](Size size, Random& random) -> Item {
+    return {row_in(uniform(size.rows, size.cols, random, 20)), row_in(indices(size.rows, size.cols, random)),
+            row_out(size.rows, 1), row_in(uniform(size.rows, 1, random)), row_out(size.rows, size.cols)};
+  };
+  op.run = [](Backend& backend, std::span<const Placed> items) {
+    const Matrix& logits = items[0][0];
+    const Buffer buffer = backend.allocate(size_t(logits.size()) * sizeof(float));
+    const Matrix copy = buffer.matrix(logits.rows, logits.cols);
+    const UnaryItem there{logits, copy};
+    backend.copy({&there, 1});
+    const Matrix gradient = as_bfloat16(copy);
+    backend.cross_entropy_with_gradient(copy, items[0][1], items[0][3], items[0][2], gradient);
+    const UnaryItem back{gradient, items[0][4]};
+    backend.copy({&back, 1});
+  };
+  op.tolerance = kRoundedTolerance;
+  op.flushes_denormals = true;
+  return op;
+}
+
 }  // namespace
 
 std::vector<Operator> norm_operators() {
@@ -96,7 +121,7 @@ std::vector<Operator> norm_operators() {
     backend.rms_norm(items[0][0], items[0][3], kEpsilon, items[0][1], items[0][2]);
   };
   op.tolerance = kSumTolerance;
-  return {op, rms_norm_backward(false), rms_norm_backward(true)};
+  return {op, rounded(op, {1}, kRoundedTolerance), rms_norm_backward(false), rms_norm_backward(true)};
 }
 
 std::vector<Operator> loss_operators() {
@@ -119,9 +144,9 @@ std::vector<Operator> loss_operators() {
             row_in(uniform(size.rows, 1, random))};
   };
   gradient.run = [](Backend& backend, std::span<const Placed> items) {
-    backend.cross_entropy_with_gradient(items[0][0], items[0][1], items[0][3], items[0][2]);
+    backend.cross_entropy_with_gradient(items[0][0], items[0][1], items[0][3], items[0][2], items[0][0]);
   };
-  return {op, gradient};
+  return {op, gradient, gradient_as_bfloat16()};
 }
 
 std::vector<Operator> update_operators() {
