@@ -100,6 +100,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include "common/base/check.h"
 #include "kernels/cpu/bf16_gemm.h"
+#include "kernels/cpu/bf16_gemm_native.h"
+#include "kernels/cpu/instruction_set.h"
 
 namespace coppice {
 namespace {
@@ -114,9 +116,40 @@ constexpr Cut kBlock = {128, 240};
 constexpr Cut kBf16Block = {256, 240};
 constexpr int64_t kBf16Depth = 256;  // packed at a time, so that it stays in the second-level cache
 
+// A gradient that the processor's instruction computes from rows of the wide operand as they stand.
+bool is_thin(const MatmulItem& item) {
+  return item.transpose_a && !item.transpose_b && std::min(item.c.rows, item.c.cols) <= kTurnedColumns &&
+         has_bf16_products() && !has_amx();
+}
+
+// A block of such a one, as its transpose where c has few columns.
+struct ThinBlock {
+  ThinBlock(const MatmulItem& item, const Block& block)
+      : turned(item.c.cols < item.c.rows),
+        thin(turned ? item.b : item.a),
+        wide(turned ? item.a : item.b),
+        first(turned ? block.column : block.row),
+        count(turned ? block.cols : block.rows),
+        column(turned ? block.row : block.column),
+        cols(turned ? block.rows : block.cols),
+        sums_floats(native::thin_width(count) * cols),
+        turned_floats(turned ? count * cols : 0),
+        packed_pairs(pairs_of(std::min(thin.rows, kBf16Depth)) * native::kMostThin) {}
+
+  const bool turned;
+  const Matrix &thin, &wide;
+  const int64_t first, count;                              // columns of thin
+  const int64_t column, cols;                              // of wide
+  const int64_t sums_floats, turned_floats, packed_pairs;  // scratch, in this order
+};
+
 int64_t scratch_floats(const MatmulItem& item, const Block& block, bool bf16) {
   const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols, sums = block.rows * block.cols;
   const bool turned = is_turned(item, block);
+  if (bf16 && is_thin(item)) {
+    const ThinBlock thin(item, block);
+    return thin.sums_floats + thin.turned_floats + thin.packed_pairs;
+  }
   if (bf16) {
     const int64_t packed = whole_pairs(pairs_of(std::min(depth, kBf16Depth))) * (block.rows + block.cols);
     return packed + (turned ? 2 * sums : depth > kBf16Depth ? sums : 0);
@@ -183,9 +216,39 @@ void turned_block_bf16(const MatmulItem& item, const Block& block, float* scratc
    item.accumulate);
 }
 
+// A part of the depth passes all that is thin before the next: it stays in the second-level cache.
+void thin_block_bf16(const MatmulItem& item, const Block& block, float* scratch) {
+  const ThinBlock at(item, block);
+  float *const sums = scratch, *const turned = sums + at.sums_floats;
+  Pair* const packed = reinterpret_cast<Pair*>(turned + at.turned_floats);
+  const int64_t depth = at.thin.rows;
+  for (int64_t k = 0; k < depth || k == 0; k += kBf16Depth) {
+    const int64_t part = std::min(kBf16Depth, depth - k);
+    for (int64_t t = 0; t < at.count; t += native::kMostThin) {
+      const int64_t some = std::min(native::kMostThin, at.count - t), width = native::thin_width(some);
+      if (width > some) std::fill_n(packed, pairs_of(part) * width, 0);
+      from_element(at.thin, k, at.first + t, [&](const auto* from) {
+        pack_pairs_across(from, part, some, at.thin.stride, packed, width);
+      });
+      from_element(at.wide, k, at.column, [&](const auto* from) {
+        native::multiply_thin(packed, some, from, part, at.cols, at.wide.stride, sums + t * at.cols, k > 0);
+      });
+    }
+  }
+  float* const c = f32_row(item.c, block.row) + block.column;
+  if (at.turned) {
+    HWY_DYNAMIC_DISPATCH(store_turned)
+    (sums, turned, block.rows, block.cols, c, item.c.stride, item.alpha, item.accumulate);
+  } else {
+    HWY_DYNAMIC_DISPATCH(store_sums)
+    (sums, block.rows, block.cols, c, item.c.stride, item.alpha, item.accumulate);
+  }
+}
+
 // scratch: of the size that scratch_floats() says. A depth that is packed in parts has its sums aside until
 // the last.
 void product_block_bf16(const MatmulItem& item, const Block& block, float* scratch) {
+  if (is_thin(item)) return thin_block_bf16(item, block, scratch);
   if (is_turned(item, block)) return turned_block_bf16(item, block, scratch);
   const int64_t depth = item.transpose_a ? item.a.rows : item.a.cols, rows = block.rows, cols = block.cols;
   const int64_t most_pairs = whole_pairs(pairs_of(std::min(depth, kBf16Depth)));

@@ -11,6 +11,7 @@
 
 #include "common/base/random.h"
 #include "common/tensor/dtype.h"
+#include "kernels/cpu/bf16_gemm_native.h"
 #include "kernels/cpu/instruction_set.h"
 
 namespace coppice {
@@ -234,6 +235,44 @@ TEST(Bf16ProductTest, ADepthMayBeCut) {
       multiply_pairs(11, 37, parts.pairs - cut, parts.left(0, cut), parts.b.data() + cut * 37, 37,
                      parts.c.data() + 1, parts.stride, 1, PairStore::kGoOn);
       EXPECT_EQ(whole.c, parts.c) << "cut at pair " << cut;
+    }
+  }
+}
+
+template <typename Value>
+void expect_thin_is_the_packed_product(const std::vector<Value>& values, int64_t count, const Rows& wide,
+                                       int64_t cut) {
+  const int64_t rows = wide.rows, cols = wide.cols, pairs = pairs_of(rows), width = native::thin_width(count);
+  const Rows thin(rows, count, false);
+  std::vector<Pair> left(size_t(pairs * width)), right(size_t(pairs * cols));
+  pack_pairs_across(thin.data(), rows, count, thin.stride, left.data(), width);
+  pack_pairs_across(values.data() + 1, rows, cols, wide.stride, right.data(), cols);
+  std::vector<float> expected(size_t(count * cols), NAN), sums(size_t(width * cols + 1), NAN);
+  native::multiply_pairs(count, cols, pairs, {left.data(), 1, width}, right.data(), cols, expected.data(),
+                         cols, 1, PairStore::kOverwrite, {});
+  native::multiply_thin(left.data(), count, values.data() + 1, cut, cols, wide.stride, sums.data(), false);
+  if (cut < rows) {
+    native::multiply_thin(left.data() + cut / 2 * width, count, values.data() + 1 + cut * wide.stride,
+                          rows - cut, cols, wide.stride, sums.data(), true);
+  }
+  EXPECT_TRUE(std::isnan(sums.back()));
+  sums.resize(expected.size());
+  EXPECT_EQ(sums, expected) << fmt::format("{} x {} over {}, cut at {}", count, cols, rows, cut);
+}
+
+TEST(Bf16ProductTest, ThinProductsAreThoseOfPackedRows) {
+  if (!has_bf16_products()) GTEST_SKIP() << "no instruction for it";
+  for (int64_t rows : {0, 1, 2, 3, 63, 64, 65, 130, 301}) {
+    for (int64_t cols : {1, 7, 16, 17, 33, 64, 70}) {
+      const Rows wide(rows, cols, false);
+      std::vector<uint16_t> halves(wide.values.size());
+      std::transform(wide.values.begin(), wide.values.end(), halves.begin(), to_bf16);
+      for (int64_t count = 1; count <= native::kMostThin; ++count) {
+        for (int64_t cut : {rows, rows / 4 * 2}) {
+          expect_thin_is_the_packed_product(wide.values, count, wide, cut);
+          expect_thin_is_the_packed_product(halves, count, wide, cut);
+        }
+      }
     }
   }
 }
