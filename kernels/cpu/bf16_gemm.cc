@@ -84,14 +84,14 @@ HWY_INLINE Vec load_up_to(const float* row, int64_t c, int64_t cols) {
 }
 
 // What is packed is a part of long rows, which the processor does not see coming: a later row is called for.
-constexpr int64_t kRowsToCome = 2;
+constexpr int64_t kLongRowsToCome = 2;
 
 void pack_along(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to, int64_t to_stride) {
   for (int64_t r = 0; r < rows; ++r) {
     const float* const row = from + r * stride;
     for_columns(pairs_of(cols), [&](int64_t k, auto part) HWY_ATTR {
-      hwy::Prefetch(row + kRowsToCome * stride + 2 * k);
-      hwy::Prefetch(row + kRowsToCome * stride + 2 * k + kLanes);
+      hwy::Prefetch(row + kLongRowsToCome * stride + 2 * k);
+      hwy::Prefetch(row + kLongRowsToCome * stride + 2 * k + kLanes);
       const Vec low = load_up_to(row, 2 * k, cols), high = load_up_to(row, 2 * k + kLanes, cols);
       const Floats f;
       store_pairs(pair_up(hn::ConcatEven(f, high, low), hn::ConcatOdd(f, high, low)), to + r * to_stride + k,
@@ -104,6 +104,8 @@ void pack_across(const float* from, int64_t rows, int64_t cols, int64_t stride, 
   for (int64_t r = 0; r < rows; r += 2) {
     const float *const first = from + r * stride, *const second = first + stride;
     for_columns(cols, [&](int64_t c, auto part) HWY_ATTR {
+      hwy::Prefetch(first + kRowsToCome * stride + c);
+      hwy::Prefetch(second + kRowsToCome * stride + c);
       const Vec later = r + 1 < rows ? load(second + c, part) : set(0);
       store_pairs(pair_up(load(first + c, part), later), to + r / 2 * to_stride + c, part);
     });
@@ -129,6 +131,8 @@ void pack_halves_across(const uint16_t* from, int64_t rows, int64_t cols, int64_
   for (int64_t r = 0; r < rows; r += 2) {
     const uint16_t *const first = from + r * stride, *const second = first + stride;
     for_columns(cols, [&](int64_t c, auto part) HWY_ATTR {
+      hwy::Prefetch(first + kRowsToCome * stride + c);
+      hwy::Prefetch(second + kRowsToCome * stride + c);
       WordVec pairs = load_halves(first + c, part);
       if (r + 1 < rows) pairs = hn::Or(pairs, hn::ShiftLeft<16>(load_halves(second + c, part)));
       store_pairs(pairs, to + r / 2 * to_stride + c, part);

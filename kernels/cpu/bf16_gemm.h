@@ -49,6 +49,10 @@ struct PairsOfRows {
   int64_t row, depth;
 };
 
+// How far ahead rows are called for that are packed across: products' wide rows come from memory, pieces of
+// about 1 KB from rows that lie further apart, which no processor sees coming.
+constexpr int64_t kRowsToCome = 16;
+
 // What becomes of a product: c = alpha a b; c += alpha a b; or c goes on as its chains' beginning, so that a
 // depth may be cut at multiples of kCutPairs: c = alpha (c + a b), every chain as if it had never been cut
 // (for alpha 1).

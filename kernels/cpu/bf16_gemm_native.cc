@@ -222,6 +222,8 @@ void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t st
     Pair* const pairs = to + r / 2 * to_stride;
     int64_t c = 0;
     for (; r + 1 < rows && c + kLanes <= cols; c += kLanes) {
+      _mm_prefetch(reinterpret_cast<const char*>(first + kRowsToCome * stride + c), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(second + kRowsToCome * stride + c), _MM_HINT_T1);
       const __m512i both = rounded(_mm512_loadu_ps(first + c), _mm512_loadu_ps(second + c));
       _mm512_storeu_si512(pairs + c, interleaved(both));
     }
