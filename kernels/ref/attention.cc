@@ -20,9 +20,11 @@ float rounded(float value, DType compute) {
   return compute == DType::kBF16 ? round_to_bf16(value) : value;
 }
 
+// One chain, rounded once a term: products are exact, as in a fused multiply-add. Of large scores a softmax
+// shows every rounding.
 float dot(const float* a, const float* b, int64_t size) {
   float sum = 0;
-  for (int64_t i = 0; i < size; ++i) sum += a[i] * b[i];
+  for (int64_t i = 0; i < size; ++i) sum = float(sum + double(a[i]) * b[i]);
   return sum;
 }
 

@@ -4,9 +4,9 @@
 // devices with, and the template for a new device. It is written to be read; it is fast enough for tests and
 // for nothing else.
 //
-// Sums of matrix products are float32 in the order of k; sums inside norms and losses are double. A task of
-// the pool is one row, or one column, of one item, and items go one after another: threads and neighbours can
-// show in no bits.
+// Sums of matrix products are float32 in the order of k, those of attention's dot products rounded once a
+// term; sums inside norms and losses are double. A task of the pool is one row, or one column, of one item,
+// and items go one after another: threads and neighbours can show in no bits.
 //
 // Thread: compute thread. Errors: kExhausted.
 

@@ -14,4 +14,8 @@ constexpr double kRoundedTolerance = 2e-2;   // a computed value was rounded to 
 constexpr double kDenormalTolerance = 1e-5;  // as kSumTolerance, plus a few units of 1.4e-45 (kDenormalUnits)
 constexpr double kDenormalUnits = 64 * 1.4e-45;
 
+// Of attention against double, not against another device, with scores up to 200: their rounding in a float32
+// chain of up to 256 terms is some 1e-5, and an exponential has it as its own. Twice the most that was seen.
+constexpr double kSharpTolerance = 1e-4;
+
 }  // namespace coppice::contract
