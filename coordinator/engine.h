@@ -5,10 +5,11 @@
 //
 // The life of a job: it waits until memory has room, and holds next to none until then: its data, and its
 // tensors in the store, are read when it is admitted, beside the steps of others. Its tensors are made on the
-// stages (or come from a file or the store), given to the shards and published as a version; then step by
-// step its micro-batches go out in packs, losses and norms come back, the shards update and publish the next
-// version; between steps it may evaluate, pause, or move to a pipeline that has nothing to do. At its end:
-// commit, export, done. A job that fails or is cancelled leaves alone, with its reason kept.
+// stages (or come from a file or the store), given to the shards and published as a version; from here on it
+// is said to run. Then step by step its micro-batches go out in packs, losses and norms come back, the shards
+// update and publish the next version; between steps it may evaluate, pause, or move to a pipeline that has
+// nothing to do. At its end: commit, export, done. A job that fails or is cancelled leaves alone, with its
+// reason kept.
 //
 // The next step begins as soon as the shards have been told to update: its packs name the new version, and a
 // stage holds them until that is in place (stage_worker.h says why no wait is for ever). Only what takes a
@@ -143,12 +144,14 @@ class Engine {
   // engine_submissions.cc and engine_jobs.cc: the life of a job
   void admit_waiting();
   FitAnswer fits_now(const JobRun& run, std::vector<JobMemory>& others) const;
+  void tell_accepted(JobRun& run);
   void start(JobRun& run);
   void load_job(JobRun& run);
   void load_tensors(JobRun& run);
   void make_tensors(JobRun& run);
   void initialize(JobRun& run);
   void add_to_shards(JobRun& run, ShardState state);
+  void tell_running(JobRun& run);
   void route(JobRun& run);
   void advance(JobRun& run);
   int idle_pipeline(const JobRun& run) const;

@@ -63,6 +63,9 @@ void Engine::commit(JobRun& run) {
   } else if (run.head.version == run.saved_version) {
     commit.elsewhere = StoredElsewhere{run.saved_version, {}, {}};
   }
+  // Whoever reads the folder meanwhile may find this commit for long.
+  if (run.record.state == JobState::kQueued && run.phase != Phase::kQueued)
+    commit.record.state = JobState::kRunning;
   if (run.shown_only) {
     commit.record.state = JobState::kRunning;
     commit.record.reason.clear();

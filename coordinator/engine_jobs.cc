@@ -113,8 +113,18 @@ void Engine::add_to_shards(JobRun& run, ShardState state) {
     to_shard(rank, std::move(message));
   }
   run.on_shards = true;
+  tell_running(run);
   route(run);
   advance(run);
+}
+
+// All that can keep a job from its first step has been read. Not of one that was paused meanwhile. No
+// promise: a job that was queued and one that runs begin again alike.
+void Engine::tell_running(JobRun& run) {
+  if (run.record.state != JobState::kQueued) return;
+  run.record.state = run.durable_state = JobState::kRunning;
+  changed(run);
+  tell(JobEvent::Kind::kState, run);
 }
 
 // The shards publish the version of now to the stages of the job's pipeline, and every version from now on.

@@ -48,7 +48,7 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
     run.job.reset();
     return tell(JobEvent::Kind::kState, run);
   }
-  run.pause_wanted = known && known->record.state == JobState::kPaused;
+  run.pause_wanted = run.accepted_told = known && known->record.state == JobState::kPaused;
   run.known = std::move(known);
   run.record.state = run.pause_wanted ? JobState::kPaused : JobState::kQueued;
   if (run.pause_wanted) run.durable_state = JobState::kPaused;  // the store says so already
@@ -58,6 +58,13 @@ void Engine::submit(std::unique_ptr<PreparedJob> job, std::optional<StoredJob> k
   if (run.phase != Phase::kQueued) return;
   run.job->unload();
   if (run.record.reason.empty() && !run.pause_wanted) run.record.reason = "waits for memory behind others";
+  tell_accepted(run);
+}
+
+// No promise: that is the answer to who submitted it.
+void Engine::tell_accepted(JobRun& run) {
+  if (std::exchange(run.accepted_told, true)) return;
+  tell(JobEvent::Kind::kState, run);
 }
 
 void Engine::check_new(const PreparedJob& job) const {
@@ -138,7 +145,7 @@ void Engine::resume(const std::string& name) {
     throw invalid("job {} is {}; one that is paused can be resumed", name, job_state_name(run.record.state));
   }
   run.pause_wanted = false;
-  run.record.state = run.phase == Phase::kQueued ? JobState::kQueued : JobState::kRunning;
+  run.record.state = run.on_shards ? JobState::kRunning : JobState::kQueued;
   changed(run);
   if (run.phase == Phase::kPaused) advance(run);
   admit_waiting();
@@ -174,15 +181,11 @@ void Engine::admit_waiting() {
 }
 
 void Engine::start(JobRun& run) {
+  tell_accepted(run);
   queued_.erase(&run);
   running_.insert(&run);
   run.pipeline = lightest_pipeline();
   pipelines_[size_t(run.pipeline)].queue.add(run.name(), run.job->spec.priority);
-  run.record.state = JobState::kRunning;
-  changed(run);
-  // No promise: a job that was queued and one that runs begin again alike.
-  run.durable_state = JobState::kRunning;
-  tell(JobEvent::Kind::kState, run);
   run.phase = Phase::kLoading;
   run.job->loaded() ? load_tensors(run) : load_job(run);
 }

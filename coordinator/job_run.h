@@ -54,6 +54,7 @@ struct JobRun {
   std::optional<StoredJob> known;  // until it is admitted
   bool reading = false;            // a thread reads something of it
   bool never_fits = false;         // on these hosts: it waits for a start with more memory
+  bool accepted_told = false;      // an event has said that it is queued
   bool shown_only = false;         // its failure is not stored: the next start tries again
   int pipeline = -1;
   int next_pipeline = -1;      // where it moves to; -1: it stays

@@ -93,6 +93,12 @@ void tell_left_out(const PreparedJob& job) {
   }
 }
 
+// Whoever runs a file knows that its jobs are queued; that one must wait is news.
+bool begins_at_once(const JobEvent& event) {
+  const JobRecord& record = event.run->record;
+  return event.kind == JobEvent::Kind::kState && record.state == JobState::kQueued && record.reason.empty();
+}
+
 int outcome(const Engine& engine, const RunOptions& options) {
   int failed_jobs = 0, open_jobs = 0;
   for (const auto& [name, run] : engine.jobs()) {
@@ -152,7 +158,9 @@ int run_jobs(const RunOptions& options, RunReport* report) {
       known.back()->record.state = JobState::kRunning;
   }
   Engine& engine = session.start();
-  engine.on_event([&](const JobEvent& event) { progress->event(event); });
+  engine.on_event([&](const JobEvent& event) {
+    if (!begins_at_once(event)) progress->event(event);
+  });
   for (size_t i = 0; i < jobs.size(); ++i)
     if (!ended[i]) engine.check_new(*jobs[i]);
   for (size_t i = 0; i < jobs.size(); ++i) engine.submit(std::move(jobs[i]), std::move(known[i]));

@@ -49,7 +49,8 @@ def test_jobs_wait_for_memory_and_start_when_others_end(serve, runs):
     endless = [wide(f"endless-{i}", max_steps=100000) for i in range(2)]
     server.ask("submit", runs.write("endless", endless))
     server.ask("submit", runs.write("next", [wide("next")]))
-    assert {name: state for name, (state, _) in server.states().items()} == {"endless-0": "running", "endless-1": "running", "next": "queued"}
+    server.wait_for("endless-0", "endless-1", state="running")
+    assert server.state("next") == "queued"
     together = int(re.search(r"does not fit beside 2 other jobs: (\d+) MiB are needed", reason(server, "next")).group(1))
     assert together > there
     assert f"{there} MiB are there" in reason(server, "next")

@@ -52,7 +52,7 @@ def test_a_server_goes_on_in_the_dtype_its_jobs_began_in(program, serve, runs, d
     refused = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=60)
     assert refused.returncode == 2 and all(word in refused.stderr for word in ("endless", f"--dtype is {other}", f"was {dtype}"))
     server = serve("--dtype", "auto")
-    assert server.state("endless") == "running", server.stderr
+    server.wait_for("endless", state="running")
     server.ask("cancel", "endless")
     assert server.stop() == 0, server.stderr
 
@@ -118,6 +118,7 @@ def test_pause_resume_and_cancel_with_their_states_and_errors(serve, runs, lasti
         errors = server.ask(*command, expect=2).stderr
         assert len(errors.splitlines()) == 1 and all(word in errors for word in words), errors
 
+    server.wait_for("endless", state="running")
     refused("resume", "endless", words=["endless", "running", "paused"])
     server.ask("pause", "endless")
     assert server.state("endless") == "paused"
@@ -269,4 +270,4 @@ def test_a_job_whose_data_has_changed_or_gone_fails_alone_at_a_restart(serve, ru
     # Nothing of it is stored: when the data are back, the job goes on.
     (runs.folder / "gone.jsonl").write_bytes(gone)
     server = serve()
-    assert server.state("gone") == "running", server.ask("jobs").stdout
+    server.wait_for("gone", state="running")

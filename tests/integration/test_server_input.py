@@ -20,6 +20,7 @@ def server(program, backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("input")
     server = Server(program, backbone, folder / "served")
     server.ask("submit", Runs(program, backbone, folder).write("endless", [ENDLESS]))
+    server.wait_for("endless", state="running")
     yield server
     server.kill()
 

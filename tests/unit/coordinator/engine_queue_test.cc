@@ -105,6 +105,50 @@ TEST_F(EngineQueueTest, AStopLeavesThoseThatWaitAsTheyAre) {
   EXPECT_FALSE(second().unsaved());
 }
 
+using States = std::vector<JobState>;
+
+TEST_F(EngineQueueTest, AJobIsToldAsQueuedThenRunningThenDone) {
+  EXPECT_EQ(rig_.told("first"), States{JobState::kQueued});
+  EXPECT_EQ(rig_.told("second"), States{JobState::kQueued});
+  ASSERT_TRUE(rig_.until([&] { return engine().job("first").head.version > 0; }));
+  EXPECT_EQ(rig_.told("first"), (States{JobState::kQueued, JobState::kRunning}));
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
+  EXPECT_EQ(rig_.told("second"), (States{JobState::kQueued, JobState::kRunning, JobState::kDone}));
+}
+
+TEST_F(EngineQueueTest, AJobThatCannotBeLoadedIsNeverToldAsRunning) {
+  rig_.remove_data();
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kEnded));
+  ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
+  EXPECT_EQ(rig_.told("second"), (States{JobState::kQueued, JobState::kFailed}));
+}
+
+TEST_F(EngineQueueTest, AJobThatIsPausedWhileItIsLoadedIsNotToldAsRunning) {
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kLoading));
+  engine().pause("second");
+  ASSERT_TRUE(until(Phase::kPaused));
+  ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
+  EXPECT_EQ(rig_.told("second"), (States{JobState::kQueued, JobState::kPaused}));
+  engine().resume("second");
+  ASSERT_TRUE(until(Phase::kEnded));
+  EXPECT_EQ(second().record.state, JobState::kDone);
+}
+
+TEST_F(EngineQueueTest, AJobThatIsResumedWhileItIsLoadedRunsWhenItIs) {
+  engine().cancel("first");
+  ASSERT_TRUE(until(Phase::kLoading));
+  engine().pause("second");
+  engine().resume("second");
+  EXPECT_EQ(second().record.state, JobState::kQueued);
+  ASSERT_TRUE(until(Phase::kEnded));
+  ASSERT_TRUE(rig_.until([&] { return engine().ended(); }));
+  EXPECT_EQ(rig_.told("second"), (States{JobState::kQueued, JobState::kRunning, JobState::kDone}));
+}
+
 // With a copy each they would need twice the memory that is there, and more.
 TEST(EngineQueue, JobsOfOneFileRunBesideOneCopyOfIt) {
   constexpr int kJobs = 64;

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -78,7 +79,10 @@ class EngineRig {
     limit_bytes_ = model.limit_bytes;
     options.hosts = {model};
     engine_ = std::make_unique<Engine>(cluster_, *device_.backend, backbone_, store_, std::move(options));
-    engine_->on_event([this](const JobEvent& event) { steps_ += event.kind == JobEvent::Kind::kStep; });
+    engine_->on_event([this](const JobEvent& event) {
+      steps_ += event.kind == JobEvent::Kind::kStep;
+      if (event.kind == JobEvent::Kind::kState) told_[event.run->name()].push_back(event.run->record.state);
+    });
   }
 
   ~EngineRig() { store_.hold(false); }
@@ -101,6 +105,9 @@ class EngineRig {
     }
     return true;
   }
+
+  // The states that events have told of a job, in order.
+  const std::vector<JobState>& told(const std::string& name) { return told_[name]; }
 
   void add_ended(int count) {
     for (int i = 0; i < count; ++i) {
@@ -144,6 +151,7 @@ class EngineRig {
   HeldStore store_;
   std::unique_ptr<Engine> engine_;
   int64_t steps_ = 0, limit_bytes_ = 0;
+  std::map<std::string, std::vector<JobState>> told_;
 };
 
 }  // namespace coppice
