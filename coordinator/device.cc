@@ -15,6 +15,10 @@ int usable_cores() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+std::string device_of(const std::string& instruction_set) {
+  return instruction_set.starts_with("x86_64") ? "ref" : "cpu";  // ref has no level of its own
+}
+
 Device::Device(const ComputeOptions& options)
     : pool(options.threads > 0 ? options.threads : usable_cores()),
       backend(make_backend(options.device, pool)) {

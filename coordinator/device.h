@@ -22,6 +22,9 @@ struct ComputeOptions {
 
 int usable_cores();  // that this process may use
 
+// By the name --device gives it: of a backend with this instruction set.
+std::string device_of(const std::string& instruction_set);
+
 // A pool and a backend on it, with the dtype decided.
 struct Device {
   explicit Device(const ComputeOptions& options);

@@ -1,6 +1,7 @@
 #include "coordinator/cli/run_folder.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <iterator>
@@ -8,6 +9,7 @@
 
 #include "common/base/error.h"
 #include "common/store/folder_lock.h"
+#include "coordinator/device.h"
 #include "coordinator/jobs/job_file.h"
 
 namespace coppice {
@@ -18,6 +20,16 @@ void require_same(const std::string& job, std::string_view what, const std::stri
   if (before == now) return;
   throw invalid("job {}: {} is {} now and was {} when the job began; a run goes on with what it began with",
                 job, what, now, before);
+}
+
+// What makes a processor that computes with `is` compute with `wanted`, where anything does.
+std::string way_to(const std::string& wanted, const std::string& is) {
+  constexpr std::array<std::string_view, 4> kLevels = {"avx2", "avx512", "avx512_bf16", "amx"};
+  const auto level = [&](const std::string& name) {
+    return std::find(kLevels.begin(), kLevels.end(), name) - kLevels.begin();
+  };
+  if (level(wanted) < level(is)) return "COPPICE_MAX_ISA=" + wanted;
+  return fmt::format("a processor that has {} (and COPPICE_MAX_ISA not below it)", wanted);
 }
 
 std::string hex(uint64_t value) {
@@ -63,14 +75,23 @@ void require_same_machine(const JobRecord& record, const Backbone& backbone, con
                           const std::string& instruction_set) {
   require_same(record.name, "the backbone's content", hex(record.backbone_fingerprint),
                hex(backbone.fingerprint));
-  require_same(record.name, "--dtype", record.dtype, dtype);
-  if (record.instruction_set != instruction_set) {
-    throw invalid(
-        "job {}: the instruction set is {} now and was {} when the job began; a run goes on with what it "
-        "began with "
-        "(--device, and COPPICE_MAX_ISA for a lesser one than the processor's)",
-        record.name, instruction_set, record.instruction_set);
-  }
+  std::string differs, wanted;
+  const auto compare = [&](const char* what, const std::string& was, const std::string& is,
+                           const std::string& remedy) {
+    if (was == is) return;
+    differs += fmt::format("{}{} is {} and was {}", differs.empty() ? "" : ", ", what, is, was);
+    if (!remedy.empty()) wanted += (wanted.empty() ? "" : ", ") + remedy;
+  };
+  const std::string began_on = device_of(record.instruction_set), device = device_of(instruction_set);
+  compare("--dtype", record.dtype, dtype, "--dtype " + record.dtype);
+  compare("--device", began_on, device, "--device " + began_on);
+  compare("the instruction set", record.instruction_set, instruction_set,
+          began_on == device ? way_to(record.instruction_set, instruction_set) : "");
+  if (differs.empty()) return;
+  throw invalid(
+      "job {}: {} when the job began: from here on its bits would be others. It goes on with {}; with "
+      "anything else it must begin anew, under another --output or another name",
+      record.name, differs, wanted);
 }
 
 std::optional<std::string> recorded_dtype(const std::string& path,

@@ -153,6 +153,45 @@ TEST_F(RunFolderTest, OthersReadAStateInShardsBesideTheRun) {
   expect_state(open_run_folder(folder_.path())->checkpoints().state("tone"), 11);
 }
 
+class SameMachineTest : public ::testing::Test {
+ protected:
+  SameMachineTest() {
+    record_.name = "tone";
+    record_.dtype = "bfloat16";
+    record_.instruction_set = "avx512_bf16";
+  }
+  std::string refusal(const std::string& dtype, const std::string& instruction_set) const {
+    return error_of([&] { require_same_machine(record_, backbone_, dtype, instruction_set); }).what();
+  }
+
+  JobRecord record_;
+  Backbone backbone_;
+};
+
+TEST_F(SameMachineTest, WhatItBeganWithIsAccepted) {
+  EXPECT_NO_THROW(require_same_machine(record_, backbone_, "bfloat16", "avx512_bf16"));
+}
+
+TEST_F(SameMachineTest, EverythingThatDiffersIsNamedWithTheWayToGoOn) {
+  constexpr const char* kAnew =
+      "; with anything else it must begin anew, under another --output or another name";
+  EXPECT_EQ(refusal("float32", "amx"),
+            std::string("job tone: --dtype is float32 and was bfloat16, the instruction set is amx and was "
+                        "avx512_bf16 when the job began: from here on its bits would be others. It goes on "
+                        "with --dtype bfloat16, COPPICE_MAX_ISA=avx512_bf16") +
+                kAnew);
+  EXPECT_EQ(refusal("bfloat16", "avx2"),
+            std::string("job tone: the instruction set is avx2 and was avx512_bf16 when the job began: from "
+                        "here on its bits would be others. It goes on with a processor that has avx512_bf16 "
+                        "(and COPPICE_MAX_ISA not below it)") +
+                kAnew);
+  EXPECT_EQ(refusal("bfloat16", "x86_64_fma"),
+            std::string("job tone: --device is ref and was cpu, the instruction set is x86_64_fma and was "
+                        "avx512_bf16 when the job began: from here on its bits would be others. It goes on "
+                        "with --device cpu") +
+                kAnew);
+}
+
 class RecordedDtypeTest : public RunFolderTest {
  protected:
   void commit(const std::string& job, const std::string& dtype) {
