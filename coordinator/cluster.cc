@@ -30,15 +30,14 @@ proto::Configure configure_stage(const ClusterShape& shape, int pipeline, size_t
   return message;
 }
 
-void check_same(const Message& message, const proto::Configured& answer, const Backbone& backbone,
+void check_same(const std::string& rank, const proto::Configured& answer, const Backbone& backbone,
                 const std::string& instruction_set) {
   if (answer.instruction_set() != instruction_set) {
-    throw invalid("rank {} on {} computes with {}, rank 0 with {}; the same is needed for equal bits",
-                  message.from, answer.host(), answer.instruction_set(), instruction_set);
+    throw invalid("{} on {} computes with {}, rank 0 with {}; the same is needed for equal bits", rank,
+                  answer.host(), answer.instruction_set(), instruction_set);
   }
   if (answer.backbone_fingerprint() != 0 && answer.backbone_fingerprint() != backbone.fingerprint) {
-    throw invalid("rank {} on {} finds another backbone at {} than rank 0", message.from, answer.host(),
-                  backbone.path);
+    throw invalid("{} on {} finds another backbone at {} than rank 0", rank, answer.host(), backbone.path);
   }
 }
 
@@ -58,16 +57,25 @@ std::vector<int> ClusterShape::stage_ranks(int pipeline) const {
   return ranks;
 }
 
+std::string ClusterShape::named(int rank) const {
+  const int stage = rank - 1 - shards;
+  const std::string role = rank == 0 ? "the coordinator"
+                           : rank <= shards
+                               ? fmt::format("parameter rank {} of {}", rank, shards)
+                               : fmt::format("stage {} of pipeline {}", stage % stages, stage / stages);
+  return fmt::format("rank {} ({})", rank, role);
+}
+
 std::string ClusterShape::formula() const {
   return fmt::format("1 + {} (--param-ranks) + {} (--pipelines) x {} (--stages) = {}", shards, pipelines,
                      stages, ranks());
 }
 
-void throw_rank_failed(const Message& message) {
+void throw_rank_failed(const ClusterShape& shape, const Message& message) {
   const auto told = read_header<proto::RankFailed>(message);
   const bool known = told.code() >= 0 && told.code() <= int(ErrorCode::kFailed);
   throw Error(known ? ErrorCode(told.code()) : ErrorCode::kFailed,
-              fmt::format("rank {}: {}", message.from, told.message()));
+              fmt::format("{}: {}", shape.named(message.from), told.message()));
 }
 
 Cluster::Cluster(Device& device, const ClusterShape& shape)
@@ -121,16 +129,17 @@ std::vector<RankInfo> Cluster::configure(const RankSettings& settings, const Bac
       if (!worked) std::this_thread::sleep_for(kIdle);
       continue;
     }
-    if (message->kind == proto::RANK_FAILED) throw_rank_failed(*message);
+    if (message->kind == proto::RANK_FAILED) throw_rank_failed(shape_, *message);
+    const std::string rank = shape_.named(message->from);
     if (message->kind != proto::CONFIGURED)
-      throw failed("message of kind {} from rank {} came before it was ready", message->kind, message->from);
+      throw failed("message of kind {} from {} came before it was ready", message->kind, rank);
     const auto answer = read_header<proto::Configured>(*message);
-    check_same(*message, answer, backbone, instruction_set);
+    check_same(rank, answer, backbone, instruction_set);
     if (ranks_.empty() && answer.threads() > answer.usable_cores()) {
       warn(
-          fmt::format("rank {} on {} computes with {} threads but may use {} cores; --bind-to none or fewer "
+          fmt::format("{} on {} computes with {} threads but may use {} cores; --bind-to none or fewer "
                       "--threads may be faster",
-                      message->from, answer.host(), answer.threads(), answer.usable_cores()));
+                      rank, answer.host(), answer.threads(), answer.usable_cores()));
     }
     ranks.at(size_t(message->from) - 1) = {answer.host(), answer.available_bytes()};
     --missing;

@@ -28,7 +28,8 @@ struct ClusterShape {
   int ranks() const { return 1 + shards + pipelines * stages; }
   std::vector<int> shard_ranks() const;  // {0} where the coordinator is the shard
   std::vector<int> stage_ranks(int pipeline) const;
-  std::string formula() const;  // "1 + 0 shards + 1 pipelines x 2 stages = 3"
+  std::string named(int rank) const;  // "rank 4 (stage 1 of pipeline 0)", for messages
+  std::string formula() const;        // "1 + 0 shards + 1 pipelines x 2 stages = 3"
 };
 
 // What every rank is told.
@@ -74,7 +75,7 @@ class Cluster {
   std::vector<std::unique_ptr<Rank>> ranks_;
 };
 
-// Throws what the rank has told.
-[[noreturn]] void throw_rank_failed(const Message& message);
+// Throws what the rank has told, which is named.
+[[noreturn]] void throw_rank_failed(const ClusterShape& shape, const Message& message);
 
 }  // namespace coppice

@@ -124,7 +124,7 @@ void Engine::take(const Message& message) {
     case proto::TRACE_EVENTS:
       return take_spans(message);
     case proto::RANK_FAILED:
-      throw_rank_failed(message);
+      throw_rank_failed(cluster_.shape(), message);
     default:
       break;
   }

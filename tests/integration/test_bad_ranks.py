@@ -72,7 +72,7 @@ def test_ranks_on_other_instruction_sets_are_refused(program, files):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "coppice: " in line]
-    assert "rank 1" in line and "computes with avx2, rank 0 with" in line, line
+    assert "rank 1 (stage 0 of pipeline 0)" in line and "computes with avx2, rank 0 with" in line, line
     assert processes(files.output) == {}
 
 

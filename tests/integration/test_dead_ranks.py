@@ -129,7 +129,7 @@ def test_a_rank_that_still_holds_its_store_is_named(runs, alone, start, coppice,
         refused = start("held", Shape(1, 1, shards))
         assert refused.wait(60) == 2, refused.text()
         (line,) = refused.lines()
-        assert f"shard-{shards}: is in use by process {holder}" in line and f"rank {shards}: " in line
+        assert f"shard-{shards}: is in use by process {holder}" in line and f"rank {shards} (parameter rank {shards} of {shards}): " in line
     last = start("held", Shape(1, 1, shards))
     assert last.wait(120) == 0, last.text()
     check_goes_on(runs, alone, "held")
@@ -190,5 +190,5 @@ def test_a_rank_that_cannot_write_its_store_is_named(runs, alone, start):
     assert run.wait(120) == 2, run.text()
     print(f"ended in {time.monotonic() - began:.2f} s")
     (line,) = run.lines()
-    assert "rank 2: " in line and "shard-2" in line, run.text()
+    assert "rank 2 (parameter rank 2 of 2): " in line and "shard-2" in line, run.text()
     check_goes_on(runs, alone, "full")
