@@ -110,8 +110,10 @@ int outcome(const Engine& engine, const RunOptions& options) {
                  run->record.reason.empty() ? "" : ": ", run->record.reason.c_str());
   }
   if (open_jobs > 0) {
-    std::fprintf(stderr, "coppice: stopped; every job is committed at its last step. To go on:\n  %s\n",
-                 options.command_line.c_str());
+    std::fprintf(
+        stderr,
+        "coppice: stopped; every job is committed at the last step that it has done. To go on:\n  %s\n",
+        options.command_line.c_str());
     return 3;
   }
   return failed_jobs > 0 ? 1 : 0;

@@ -212,7 +212,8 @@ void Session::loop(Progress& progress, const std::function<bool()>& beside, bool
   while (keep_on ? !stopping || !engine_->ended() : !engine_->ended()) {
     if (StopOnSignal::asked() && !stopping) {
       stopping = true;
-      std::fprintf(stderr, "coppice: stopping at the last step of every job; a second signal ends at once\n");
+      std::fprintf(stderr, "coppice: stopping%s; a second signal ends at once\n",
+                   engine_->ended() ? "" : ": every job is committed at the last step that it has done");
       engine_->request_stop();
     }
     bool worked = engine_->poll();

@@ -251,6 +251,13 @@ def test_a_signal_stops_in_order_and_a_restart_goes_on(serve, runs, lasting_alon
     assert server.tensors(LASTING) == lasting_alone
 
 
+def test_a_server_without_jobs_says_nothing_of_steps_when_it_stops(serve):
+    server = serve()
+    assert server.stop() == 0, server.stderr
+    assert "coppice: stopping; a second signal ends at once\n" in server.lines, server.stderr
+    assert "step" not in server.stderr, server.stderr
+
+
 def test_a_job_whose_data_has_changed_or_gone_fails_alone_at_a_restart(serve, runs, lasting_alone):
     server = serve()
     jobs = [LASTING[0], ENDLESS, ENDLESS | {"name": "gone", "data": {"train": "gone.jsonl"}}]
