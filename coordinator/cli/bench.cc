@@ -6,13 +6,12 @@
 #include <filesystem>
 #include <fstream>
 
-#include <sys/resource.h>
-
 #include "common/base/error.h"
 #include "common/base/random.h"
 #include "common/io/files.h"
 #include "common/io/json.h"
 #include "coordinator/cli/run.h"
+#include "coordinator/schedule/memory_model.h"
 #include "kernels/profile.h"
 #include "worker/backbone/config.h"
 
@@ -190,12 +189,6 @@ void print_profile(const Profile& profile, double ceiling) {
               100 * (1 - operators / elapsed));
 }
 
-double peak_mebibytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return double(usage.ru_maxrss) / 1024;
-}
-
 int bench_training(const BenchOptions& options) {
   const BackboneConfig config = read_backbone_config(options.backbone);
   const WorkFolder folder(options.keep);
@@ -238,8 +231,8 @@ int bench_training(const BenchOptions& options) {
   std::printf("share of the ceiling: best %.3f, mean %.3f\n", speed.best * flops_a_token * 1e-9 / ceiling,
               speed.mean * flops_a_token * 1e-9 / ceiling);
   const double said = double(report.model_memory_bytes) / (1 << 20);
-  std::printf("peak memory: %.0f MiB; the memory model said %.0f MiB; ratio %.3f\n", peak_mebibytes(), said,
-              peak_mebibytes() / said);
+  const double peak = double(peak_memory_bytes()) / (1 << 20);
+  std::printf("peak memory: %.0f MiB; the memory model said %.0f MiB; ratio %.3f\n", peak, said, peak / said);
   if (options.profile) print_profile(profile, ceiling);
   return 0;
 }

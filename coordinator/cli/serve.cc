@@ -9,6 +9,7 @@
 #include "coordinator/api/token.h"
 #include "coordinator/cli/engine_control.h"
 #include "coordinator/jobs/job_file.h"
+#include "coordinator/schedule/memory_model.h"
 
 namespace coppice {
 namespace {
@@ -77,6 +78,16 @@ JobNews to_news(const JobEvent& event, const EngineControl& control) {
   return news;
 }
 
+// What this process had at most, and what the model said of all ranks on this host, where a job ran.
+void tell_memory(const Engine& engine) {
+  std::string line = fmt::format("stopped; this process took at most {} MiB", peak_memory_bytes() >> 20);
+  if (engine.most_memory_bytes() > 0) {
+    line += fmt::format("; memory on this host: by the memory model at most {} MiB",
+                        engine.most_memory_bytes() >> 20);
+  }
+  std::fprintf(stderr, "coppice: %s\n", line.c_str());
+}
+
 }  // namespace
 
 int serve(const ServeOptions& options) {
@@ -112,8 +123,7 @@ int serve(const ServeOptions& options) {
         return service.poll() || prepared;
       },
       true);
-  std::fprintf(stderr, "coppice: stopped; memory on this host: by the memory model at most %lld MiB\n",
-               static_cast<long long>(engine.most_memory_bytes() >> 20));
+  tell_memory(engine);
   return 0;
 }
 

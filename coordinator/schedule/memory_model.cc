@@ -11,6 +11,8 @@
 #include <string_view>
 #include <utility>
 
+#include <sys/resource.h>
+
 #include "common/base/error.h"
 
 namespace coppice {
@@ -367,6 +369,12 @@ int64_t available_memory_bytes() {
       available = std::min(available, left_in(kVersion1, group));
   }
   return available;
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t(usage.ru_maxrss) * 1024;
 }
 
 }  // namespace coppice

@@ -104,5 +104,6 @@ FitAnswer fit_on_hosts(std::span<const MemoryModel> hosts, const std::string& jo
                        std::span<const JobMemory> others);
 
 int64_t available_memory_bytes();  // of this host now, within the limits of its control group
+int64_t peak_memory_bytes();       // that this process has had
 
 }  // namespace coppice

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -256,6 +257,20 @@ def test_a_server_without_jobs_says_nothing_of_steps_when_it_stops(serve):
     assert server.stop() == 0, server.stderr
     assert "coppice: stopping; a second signal ends at once\n" in server.lines, server.stderr
     assert "step" not in server.stderr, server.stderr
+
+
+def test_a_server_says_what_memory_it_took_also_without_jobs(serve, runs):
+    def told(server):
+        assert server.stop() == 0, server.stderr
+        return server.lines[-1]
+
+    took = r"coppice: stopped; this process took at most (\d+) MiB"
+    idle = re.fullmatch(took + "\n", told(serve()))
+    assert 5 < int(idle.group(1)) < 1000
+    server = serve()
+    server.ask("submit", "--watch", runs.write("a", [job("good", "lora", 2)]))
+    busy = re.fullmatch(took + r"; memory on this host: by the memory model at most (\d+) MiB\n", told(server))
+    assert all(int(size) > 5 for size in busy.groups())
 
 
 def test_a_job_whose_data_has_changed_or_gone_fails_alone_at_a_restart(serve, runs, lasting_alone):
