@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -117,6 +118,15 @@ class Table : public Progress {
   size_t drawn_lines_ = 0;
 };
 
+// As the job's logging_steps says, a share of all steps rounded up as transformers does. Nobody chose its
+// default, with which most jobs would have a line or two: those have twenty.
+int64_t steps_of_a_line(const JobRun& run) {
+  const double every = run.train().logging_steps, total = double(run.record.total_steps);
+  if (every == TrainArguments().logging_steps)
+    return std::max<int64_t>(1, int64_t(std::min(every, total / 20)));
+  return int64_t(std::ceil(every < 1 ? every * total : every));
+}
+
 class Lines : public Progress {
  public:
   void event(const JobEvent& event) override {
@@ -133,11 +143,8 @@ class Lines : public Progress {
                      static_cast<long long>(run.head.version), run.head.eval_loss);
         return;
       case JobEvent::Kind::kStep: {
-        // At least twenty lines a job, whatever the logging_steps of runs that log to a file.
-        const double every = run.train().logging_steps, total = double(run.record.total_steps);
-        const auto steps =
-            std::max<int64_t>(1, int64_t(std::min(every < 1 ? every * total : every, total / 20)));
-        if (run.head.version % steps != 0 && run.head.version != run.record.total_steps) return;
+        if (run.head.version % steps_of_a_line(run) != 0 && run.head.version != run.record.total_steps)
+          return;
         std::fprintf(stderr, "%s: step %lld/%lld loss %.4f tokens %lld time %.1f s\n", run.name().c_str(),
                      static_cast<long long>(run.head.version), static_cast<long long>(run.record.total_steps),
                      run.head.loss, static_cast<long long>(run.head.tokens), run.head.seconds);

@@ -1,11 +1,14 @@
-"""The table that a run draws on a terminal: here one of 80 columns."""
+"""The table that a run draws on a terminal, here one of 80 columns; and the lines that it prints elsewhere."""
 
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import termios
+
+import pytest
 
 
 def drawn(command, columns, rows=25):
@@ -22,6 +25,18 @@ def drawn(command, columns, rows=25):
         pass
     os.close(ours)
     return text.decode(), process.wait(60)
+
+
+@pytest.mark.parametrize(
+    "logging, steps",
+    [({}, range(2, 41, 2)), ({"logging_steps": 15}, [15, 30, 40]), ({"logging_steps": 0.21}, [9, 18, 27, 36, 40]), ({"logging_steps": 1}, range(1, 41))],
+)
+def test_a_line_every_logging_steps(coppice, files, logging, steps):
+    files.job["train"] |= {"max_steps": 40} | logging
+    done = coppice("run", files.write(), "--output", files.output, "--progress", "lines")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"tone: step (\d+)/40 loss", done.stderr) == [str(step) for step in steps], done.stderr
+    assert len((files.output / "metrics.jsonl").read_text().splitlines()) == 40
 
 
 def test_the_jobs_of_a_sweep_are_told_apart(program, files):
