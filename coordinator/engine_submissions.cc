@@ -69,7 +69,7 @@ void Engine::tell_accepted(JobRun& run) {
 
 void Engine::check_new(const PreparedJob& job) const {
   if (jobs_.contains(job.spec.name))
-    throw invalid("job {}: there is one of that name already", job.spec.name);
+    throw invalid("job {}: there is one of that name already; another makes a new job", job.spec.name);
   const FitAnswer answer = fit_on_hosts(options_.hosts, job.spec.name, job.memory, {});
   if (answer.fit == Fit::kNever) throw Error(ErrorCode::kExhausted, answer.message);
 }
@@ -107,9 +107,10 @@ void Engine::keep(StoredJob job, const std::string& reason) {
     run->saved_version = run->head.version;
   }
   run->phase = Phase::kEnded;
-  if (!reason.empty()) {  // shown, and not stored: the next start tries again
+  if (!reason.empty()) {
     run->record.state = JobState::kFailed;
     run->record.reason = reason;
+    run->shown_only = true;
   }
   run->durable_state = run->record.state;
   tell(JobEvent::Kind::kState, *run);

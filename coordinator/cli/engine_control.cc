@@ -7,6 +7,7 @@
 
 #include "common/base/error.h"
 #include "common/io/json.h"
+#include "coordinator/cli/run_folder.h"
 
 namespace coppice {
 namespace {
@@ -16,8 +17,8 @@ constexpr size_t kTogether = 4;        // that are prepared at a time
 
 }  // namespace
 
-EngineControl::EngineControl(Engine& engine, const Backbone& backbone)
-    : engine_(engine), backbone_(backbone) {
+EngineControl::EngineControl(Engine& engine, const Backbone& backbone, const std::string& output)
+    : engine_(engine), backbone_(backbone), retry_command_(retry_command(output)) {
   try {
     for (size_t i = 0; i < kTogether; ++i) threads_.emplace_back([this] { prepare_all(); });
   } catch (const std::exception& error) {  // those that there are must end before they are destroyed
@@ -120,12 +121,20 @@ bool EngineControl::poll() {
   return !prepared.empty();
 }
 
+void EngineControl::check_new(const PreparedJob& job) const {
+  const auto known = engine_.jobs().find(job.spec.name);
+  const std::string way = known == engine_.jobs().end() ? "" : way_to_retry(*known->second);
+  if (way.empty()) return engine_.check_new(job);
+  throw invalid("job {}: there is one of that name already, which failed; {}; another name makes a new job",
+                job.spec.name, way);
+}
+
 // All or none: what could refuse one is asked of all first.
 void EngineControl::add(Request request) {
   SubmitResult result;
   try {
     if (request.error) throw *request.error;
-    for (const auto& job : request.jobs) engine_.check_new(*job);
+    for (const auto& job : request.jobs) check_new(*job);
   } catch (const Error& error) {
     result.refused = error;
     return request.done(std::move(result));
@@ -164,12 +173,19 @@ std::vector<JobStatus> EngineControl::list() const {
   return jobs;
 }
 
+std::string EngineControl::way_to_retry(const JobRun& run) const {
+  if (run.record.state != JobState::kFailed) return {};
+  if (run.shown_only) return "the next start of the server tries again";
+  return "once the cause is gone and the server has stopped, " + retry_command_ + " goes on with it";
+}
+
 JobStatus EngineControl::status(const JobRun& run) const {
   JobStatus status;
   status.name = run.name();
   status.ordinal = run.record.ordinal;
   status.state = run.durable_state;
   status.reason = run.record.reason;
+  if (const std::string way = way_to_retry(run); !way.empty()) status.reason += "; " + way;
   status.step = run.head.version;
   status.total_steps = run.record.total_steps;
   if (run.head.version > 0) status.loss = run.head.loss;

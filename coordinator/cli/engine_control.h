@@ -24,8 +24,8 @@ namespace coppice {
 
 class EngineControl : public JobControl {
  public:
-  // Throws kExhausted where the system gives it no threads.
-  EngineControl(Engine& engine, const Backbone& backbone);
+  // output: the run folder, which messages name. Throws kExhausted where the system gives it no threads.
+  EngineControl(Engine& engine, const Backbone& backbone, const std::string& output);
   ~EngineControl() override;
 
   void submit(uint64_t client, Submission submission, std::function<void(SubmitResult)> done) override;
@@ -36,6 +36,7 @@ class EngineControl : public JobControl {
 
   bool poll();  // takes in what has been prepared; false where there was nothing
   JobStatus status(const JobRun& run) const;
+  std::string way_to_retry(const JobRun& run) const;  // of one that failed; empty otherwise
 
  private:
   struct Request {
@@ -51,10 +52,12 @@ class EngineControl : public JobControl {
   void prepare_all();
   bool stopping() const;
   void prepare(Request& request) const;
+  void check_new(const PreparedJob& job) const;
   void add(Request request);
 
   Engine& engine_;
   const Backbone& backbone_;
+  std::string retry_command_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Request> waiting_;            // of the main thread alone

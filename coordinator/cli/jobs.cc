@@ -1,5 +1,6 @@
 #include "coordinator/cli/jobs.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
@@ -31,6 +32,10 @@ int list_jobs(const std::string& folder) {
     rows.push_back(std::move(row));
   }
   print_job_table(rows);
+  std::fflush(stdout);
+  if (std::any_of(rows.begin(), rows.end(), [](const JobRow& row) { return row.state == "failed"; }))
+    std::fprintf(stderr, "coppice: once the cause is gone, %s goes on with what failed\n",
+                 retry_command(folder).c_str());
   return 0;
 }
 

@@ -129,6 +129,8 @@ int64_t steps_of_a_line(const JobRun& run) {
 
 class Lines : public Progress {
  public:
+  void note(const std::string& line) override { std::fprintf(stderr, "%s\n", line.c_str()); }
+
   void event(const JobEvent& event) override {
     const JobRun& run = *event.run;
     switch (event.kind) {

@@ -13,6 +13,7 @@ class Progress {
  public:
   virtual ~Progress() = default;
   virtual void event(const JobEvent&) {}
+  virtual void note(const std::string& /*line*/) {}      // more about an event
   virtual void refresh(const Engine&, bool /*last*/) {}  // called often; draws when it is time to
 
   // kind: auto, table, lines, none. Throws kInvalid for another.

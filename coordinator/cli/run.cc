@@ -101,13 +101,20 @@ bool begins_at_once(const JobEvent& event) {
 
 int outcome(const Engine& engine, const RunOptions& options) {
   int failed_jobs = 0, open_jobs = 0;
+  bool can_retry = false;
   for (const auto& [name, run] : engine.jobs()) {
     if (!run->ended()) ++open_jobs;
     if (run->record.state != JobState::kFailed && run->record.state != JobState::kCancelled) continue;
     ++failed_jobs;
+    can_retry |= run->record.state == JobState::kFailed;
     std::fprintf(stderr, "coppice: job %s %s%s%s\n", name.c_str(),
                  std::string(job_state_name(run->record.state)).c_str(),
                  run->record.reason.empty() ? "" : ": ", run->record.reason.c_str());
+  }
+  if (can_retry) {
+    std::fprintf(
+        stderr, "coppice: where the cause of a failure is gone, this goes on from the last commit:\n  %s%s\n",
+        options.command_line.c_str(), options.retry_failed ? "" : " --retry-failed");
   }
   if (open_jobs > 0) {
     std::fprintf(

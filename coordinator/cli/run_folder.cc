@@ -239,6 +239,11 @@ std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path) {
   return std::make_unique<RunFolderReader>(path);
 }
 
+std::string retry_command(const std::string& path) {
+  return fmt::format("`coppice run JOBS.yaml --output {} --retry-failed`",
+                     std::filesystem::absolute(path).lexically_normal().string());
+}
+
 bool is_running(const std::string& path) {
   return is_held(path + "/store");
 }

@@ -88,6 +88,9 @@ class RunFolderReader {
 };
 std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path);
 
+// What a user is to call for the failed jobs of a folder, in quotes: the job file is theirs to name.
+std::string retry_command(const std::string& path);
+
 // Whether a process runs jobs in the folder now.
 bool is_running(const std::string& path);
 

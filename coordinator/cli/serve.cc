@@ -107,10 +107,12 @@ int serve(const ServeOptions& options) {
   const std::string token = write_token(options.session.output);
   check_known(folder, session);
   Engine& engine = session.start();
-  EngineControl control(engine, session.backbone());
+  EngineControl control(engine, session.backbone(), options.session.output);
   JobService service(server, control, token);
   engine.on_event([&](const JobEvent& event) {
     progress->event(event);
+    if (event.kind == JobEvent::Kind::kState && event.run->record.state == JobState::kFailed)
+      progress->note(event.run->name() + ": " + control.way_to_retry(*event.run));
     if (service.watched()) service.event(to_news(event, control));
   });
   go_on(folder, session, engine);

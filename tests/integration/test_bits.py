@@ -95,9 +95,13 @@ def test_a_job_that_cannot_be_exported_fails_alone(runs, alone):
     done = runs.run("late", [blocked] + SUBJECTS, expect=1)
     assert "blocked" in done.stderr
     assert (taken / "thesis.txt").read_text() == "not an adapter"
+    command = done.stderr.splitlines()[-1].strip()
+    assert command.startswith(str(runs.program)) and command.endswith(" --retry-failed"), done.stderr
+    retry = f"`coppice run JOBS.yaml --output {runs.folder / 'late'} --retry-failed`"
+    assert retry in subprocess.run([runs.program, "jobs", runs.folder / "late"], capture_output=True, text=True).stderr
     assert differing(runs.tensors("late", SUBJECTS), alone) == []
     (taken / "thesis.txt").unlink()
-    runs.run("late", [blocked] + SUBJECTS, "--retry-failed")
+    subprocess.run(command, shell=True, check=True, timeout=120)
     assert runs.tensors("late", [blocked])["blocked"] is not None
 
 

@@ -101,14 +101,22 @@ def test_watch_tells_every_step_to_each_that_watches(serve, runs):
 
 
 def test_submit_and_watch_ends_with_the_outcome_of_the_jobs(serve, runs):
-    server = serve()
+    server = serve(progress="lines")
     done = server.ask("submit", "--watch", runs.write("good", [job("good", "lora", 1)]))
     assert done.stdout.splitlines()[-1] == "good: done at step 3/3"
     wild = [job("wild", "lora", 3, learning_rate=1e30, max_steps=10), job("tame", "lora", 4)]
     failed = server.ask("submit", "--watch", runs.write("wild", wild), expect=1)
     assert "diverged" in failed.stdout and "tame: done at step 3/3" in failed.stdout
+    retry = f"`coppice run JOBS.yaml --output {server.output} --retry-failed`"
+    assert retry in failed.stdout and retry in server.ask("jobs").stdout
+    again = server.ask("submit", runs.write("again", [job("wild", "lora", 3)]), expect=2)
+    assert len(again.stderr.splitlines()) == 1 and "already" in again.stderr and retry in again.stderr
     assert server.states() == {"good": ("done", "3/3"), "wild": ("failed", server.states()["wild"][1]), "tame": ("done", "3/3")}
     server.ask("watch", "wild", expect=1)
+    assert server.stop() == 0
+    log = [line.rstrip() for line in server.lines if line.startswith(("wild: ", "good: "))]
+    assert log[:2] == ["good: queued at step 0/3", "good: running at step 0/3"], log
+    assert "diverged" in log[-2] and retry in log[-1], log
 
 
 def test_pause_resume_and_cancel_with_their_states_and_errors(serve, runs, lasting_alone):
@@ -285,6 +293,7 @@ def test_a_job_whose_data_has_changed_or_gone_fails_alone_at_a_restart(serve, ru
     server = serve()
     listed = {line.split()[0]: line for line in server.ask("jobs").stdout.splitlines()}
     assert "failed" in listed["endless"] and "data" in listed["endless"]
+    assert "the next start of the server tries again" in listed["gone"]
     assert "failed" in listed["gone"] and str(runs.folder / "gone.jsonl") in listed["gone"]
     server.wait_for("long-lora")
     assert server.tensors(LASTING[:1]) == {"long-lora": lasting_alone["long-lora"]}
