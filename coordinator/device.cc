@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/ranges.h>
+
 #include "common/base/error.h"
 
 namespace coppice {
@@ -19,9 +21,19 @@ std::string device_of(const std::string& instruction_set) {
   return instruction_set.starts_with("x86_64") ? "ref" : "cpu";  // ref has no level of its own
 }
 
+namespace {
+
+const std::string& known(const std::string& device) {
+  const auto names = backend_names();
+  if (std::find(names.begin(), names.end(), device) != names.end()) return device;
+  throw invalid("--device is {}; {} are accepted", device, fmt::join(names, ", "));
+}
+
+}  // namespace
+
 Device::Device(const ComputeOptions& options)
     : pool(options.threads > 0 ? options.threads : usable_cores()),
-      backend(make_backend(options.device, pool)) {
+      backend(make_backend(known(options.device), pool)) {
   if (options.wrap) backend = options.wrap(std::move(backend));
   if (options.dtype == "auto") {
     compute = backend->natural_dtype();

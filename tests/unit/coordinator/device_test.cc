@@ -48,5 +48,11 @@ TEST(DeviceTest, AnUnknownDtypeIsRefusedWithThoseThatAreKnown) {
   EXPECT_THAT(error.what(), HasSubstr("--dtype is float16; auto, float32 and bfloat16 are accepted"));
 }
 
+TEST(DeviceTest, AnUnknownDeviceIsRefusedByTheOptionWithThoseThatAreKnown) {
+  const Error error = error_of([] { Device device({"gpu", "auto", 1, nullptr}); });
+  EXPECT_EQ(error.code(), ErrorCode::kInvalid);
+  EXPECT_THAT(error.what(), HasSubstr("--device is gpu; ref, cpu are accepted"));
+}
+
 }  // namespace
 }  // namespace coppice
