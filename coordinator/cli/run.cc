@@ -29,10 +29,13 @@ void print_plan(const std::vector<std::unique_ptr<PreparedJob>>& jobs, const Mem
                 static_cast<long long>(job->total_steps), static_cast<long long>(job->data.train->tokens),
                 static_cast<long long>(job->method->trainable_parameters()), mebibytes(bytes));
   }
-  std::printf("weights %.1f MiB, packs of %lld rows %.1f MiB, adapters %.1f MiB, in all %.1f MiB",
-              mebibytes(model.weight_bytes), static_cast<long long>(model.largest_pack_rows(all)),
-              mebibytes(model.packs_bytes(all)), mebibytes(model.jobs_bytes(all)),
-              mebibytes(model.total_bytes(all)));
+  const MemoryParts parts = model.parts(all);
+  std::printf(
+      "weights %.1f MiB, packs of %lld rows %.1f MiB, adapters and data %.1f MiB, gradients and commits "
+      "%.1f MiB, store %.1f MiB, program %.1f MiB, in all %.1f MiB",
+      mebibytes(parts.weights), static_cast<long long>(model.largest_pack_rows(all)), mebibytes(parts.packs),
+      mebibytes(parts.jobs), mebibytes(parts.gradients), mebibytes(parts.stores), mebibytes(parts.program),
+      mebibytes(parts.total()));
   if (model.limit_bytes < INT64_MAX) std::printf("; %.0f MiB are there", mebibytes(model.limit_bytes));
   std::printf("\n");
 }

@@ -224,8 +224,11 @@ int64_t MemoryModel::jobs_bytes(std::span<const JobMemory> jobs) const {
 // step to its last: those of the jobs that packs in flight may hold, and of all whose steps take several
 // packs. Then they are with the shards until the update, beside one commit's copy of a state; or, where jobs
 // end together, so do their commits, each with its copy.
-int64_t MemoryModel::passing_bytes(std::span<const JobMemory> jobs) const {
-  if (jobs.empty()) return store_bytes(0);
+void MemoryModel::add_passing(std::span<const JobMemory> jobs, MemoryParts& parts) const {
+  if (jobs.empty()) {
+    parts.stores = store_bytes(0);
+    return;
+  }
   std::vector<int64_t> of_shards, of_stages;
   int64_t least = std::numeric_limits<int64_t>::max(), in_parts = 0;
   for (const JobMemory& job : jobs) {
@@ -244,16 +247,22 @@ int64_t MemoryModel::passing_bytes(std::span<const JobMemory> jobs) const {
   const int64_t one = kStateCopies * largest(of_shards, 1),
                 all = kStateCopies * largest(of_shards, int64_t(jobs.size()));
   const int64_t commits = kStateCopies * largest(of_shards, std::min(in_a_pack, kMostCommits));
-  return slots + std::max(largest(of_shards, in_a_pack) + one, commits) + store_bytes(all / 2 + one / 2);
+  parts.gradients = slots + std::max(largest(of_shards, in_a_pack) + one, commits);
+  parts.stores = store_bytes(all / 2 + one / 2);
 }
 
 int64_t MemoryModel::store_bytes(int64_t written_bytes) const {
   return stores * kStoreBytes + std::min(written_bytes, stores * kMostBufferBytes);
 }
 
-int64_t MemoryModel::total_bytes(std::span<const JobMemory> jobs) const {
-  int64_t bytes = processes * (kProcessBytes + (in_turn ? 0 : kMpiBytes)) + weight_bytes;
-  return bytes + jobs_bytes(jobs) + packs_bytes(jobs) + passing_bytes(jobs);
+MemoryParts MemoryModel::parts(std::span<const JobMemory> jobs) const {
+  MemoryParts parts;
+  parts.program = processes * (kProcessBytes + (in_turn ? 0 : kMpiBytes));
+  parts.weights = weight_bytes;
+  parts.packs = packs_bytes(jobs);
+  parts.jobs = jobs_bytes(jobs);
+  add_passing(jobs, parts);
+  return parts;
 }
 
 FitAnswer MemoryModel::fit(const std::string& job, const JobMemory& wanted,

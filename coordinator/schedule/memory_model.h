@@ -46,6 +46,17 @@ struct FitAnswer {
   std::string message;  // the numbers, and what would need less; empty where it fits now
 };
 
+// What a total is made of.
+struct MemoryParts {
+  int64_t program = 0;  // code and libraries with what they keep, of all processes here
+  int64_t weights = 0;
+  int64_t packs = 0;      // packs_bytes
+  int64_t jobs = 0;       // jobs_bytes
+  int64_t gradients = 0;  // on stages and shards, beside the copies of adapters that commits write
+  int64_t stores = 0;     // RocksDB's
+  int64_t total() const { return program + weights + packs + jobs + gradients + stores; }
+};
+
 struct MemoryModel {
   BackboneConfig config;
   int64_t weight_bytes = 0;  // packed, of all stages of this host
@@ -74,8 +85,9 @@ struct MemoryModel {
   int64_t jobs_bytes(std::span<const JobMemory> jobs) const;
   // Of RocksDB's buffers and caches, where so much is written between two flushes.
   int64_t store_bytes(int64_t written_bytes) const;
-  // All that a run of these jobs takes here.
-  int64_t total_bytes(std::span<const JobMemory> jobs) const;
+  // All that a run of these jobs takes here, and what that is made of.
+  MemoryParts parts(std::span<const JobMemory> jobs) const;
+  int64_t total_bytes(std::span<const JobMemory> jobs) const { return parts(jobs).total(); }
 
   // Whether a job fits beside others, which have been admitted.
   FitAnswer fit(const std::string& job, const JobMemory& wanted, std::span<const JobMemory> others) const;
@@ -84,7 +96,7 @@ struct MemoryModel {
   struct Flight;
   int64_t shard_bytes(const JobMemory& job) const;
   int64_t stage_bytes(const JobMemory& job) const;
-  int64_t passing_bytes(std::span<const JobMemory> jobs) const;
+  void add_passing(std::span<const JobMemory> jobs, MemoryParts& parts) const;
   int64_t packs_at(const LayerRange& stage) const;
   Flight flight(std::span<const JobMemory> jobs) const;
   int64_t packs_of_kind_bytes(std::span<const JobMemory> jobs) const;

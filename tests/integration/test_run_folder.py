@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -176,6 +177,15 @@ def test_dry_run_writes_nothing(coppice, files):
     assert done.returncode == 0, done.stderr
     assert "tone" in done.stdout and "MiB" in done.stdout
     assert not files.output.exists()
+
+
+def test_dry_run_names_all_parts_of_the_memory(coppice, files):
+    files.write()
+    for flags in ((), ("--stages", 2, "--param-ranks", 2)):
+        done = coppice("run", files.path, "--output", files.output, "--dry-run", *flags)
+        parts, total = re.fullmatch(r"(.*), in all ([\d.]+) MiB;.*", done.stdout.splitlines()[-1]).groups()
+        sizes = [float(size) for size in re.findall(r"([\d.]+) MiB", parts)]
+        assert abs(sum(sizes) - float(total)) < 0.05 * (len(sizes) + 1), done.stdout
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_later(coppice, files):
