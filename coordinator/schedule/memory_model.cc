@@ -11,8 +11,6 @@
 #include <string_view>
 #include <utility>
 
-#include <sys/resource.h>
-
 #include "common/base/error.h"
 
 namespace coppice {
@@ -27,7 +25,7 @@ constexpr int64_t kMebibyte = 1 << 20;
 // From runs of one small job: code and libraries with what they keep, by a rank of MPI what its library
 // takes; and what is kept of a job beside its tensors and examples (keys, record, batches, metrics that wait
 // for their commit).
-constexpr int64_t kProcessBytes = 32 * kMebibyte, kMpiBytes = 11 * kMebibyte;
+constexpr int64_t kProcessBytes = 24 * kMebibyte, kMpiBytes = 11 * kMebibyte;
 constexpr int64_t kJobBytes = 128 << 10;
 constexpr int64_t kShardCopies = 3, kStateCopies = 3;  // master, two moments
 constexpr int64_t kMostCommits = 16;                   // of the engine: at once
@@ -319,12 +317,12 @@ int64_t frozen_weight_bytes(const Backend& device, const BackboneConfig& config,
 
 namespace {
 
-// The value behind a key of a file of "key value" lines; 0 where there is none.
+// The number behind a key of a file of "key value" lines; 0 where there is none.
 int64_t value_in(const std::string& path, std::string_view wanted) {
   std::ifstream file(path);
   int64_t value = 0;
-  for (std::string key; file >> key >> value;) {
-    if (key == wanted) return value;
+  for (std::string key; file >> key;) {
+    if (key == wanted && file >> value) return value;
     file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
   }
   return 0;
@@ -380,10 +378,9 @@ int64_t available_memory_bytes() {
   return available;
 }
 
+// Not getrusage()'s, which begins with the peak of the process that started this one.
 int64_t peak_memory_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return int64_t(usage.ru_maxrss) * 1024;
+  return value_in("/proc/self/status", "VmHWM:") * 1024;
 }
 
 }  // namespace coppice
