@@ -34,10 +34,6 @@ class DatasetCache {
   std::shared_ptr<const Dataset> read(const std::string& path, const DataArguments& data,
                                       const Tokenizer* tokenizer, int64_t vocabulary, bool virtual_rows,
                                       int64_t most_bytes = INT64_MAX);
-  // Of what was made of a file otherwise: the copy of it that is there, or this one.
-  std::shared_ptr<const Dataset> share(std::shared_ptr<Dataset> made) {
-    return keep({}, std::move(made), false);
-  }
 
  private:
   // All that the rows, and the messages about them, depend on.

@@ -23,7 +23,7 @@ size_t held_out(double split, size_t rows, const std::string& path) {
 }
 
 // Rows drawn by the seed are for evaluation, the others for training; both keep the file's order.
-JobData split(Dataset all, const JobSpec& spec, DatasetCache& cache) {
+JobData split(Dataset all, const JobSpec& spec) {
   std::vector<Example>& rows = all.examples;
   const size_t held = held_out(spec.data.eval_split, rows.size(), spec.data.train);
   std::vector<size_t> order(rows.size());
@@ -41,8 +41,7 @@ JobData split(Dataset all, const JobSpec& spec, DatasetCache& cache) {
   rows = std::move(kept);
   all.count();
   eval.count();
-  return {cache.share(std::make_shared<Dataset>(std::move(all))),
-          cache.share(std::make_shared<Dataset>(std::move(eval)))};
+  return {std::make_shared<Dataset>(std::move(all)), std::make_shared<Dataset>(std::move(eval))};
 }
 
 }  // namespace
@@ -50,11 +49,9 @@ JobData split(Dataset all, const JobSpec& spec, DatasetCache& cache) {
 JobData read_job_data(const JobSpec& spec, DatasetCache& cache, const Tokenizer* tokenizer,
                       int64_t vocabulary, bool virtual_rows, int64_t most_bytes) {
   const DataArguments& data = spec.data;
-  // Read past the cache: its rows are moved, and those that others hold stay as they are. The same file with
-  // the same split and seed, as in most sweeps, gives parts that are there already.
+  // Past the cache: rows that are the job's own are moved, and those of others stay as they are.
   if (!data.eval && data.eval_split > 0) {
-    return split(read_dataset(data.train, data, tokenizer, vocabulary, virtual_rows, most_bytes), spec,
-                 cache);
+    return split(read_dataset(data.train, data, tokenizer, vocabulary, virtual_rows, most_bytes), spec);
   }
   JobData read;
   read.train = cache.read(data.train, data, tokenizer, vocabulary, virtual_rows, most_bytes);

@@ -1,7 +1,6 @@
 #pragma once
 // What a job trains and is evaluated on. Files are read by way of the cache, so that jobs on one file share
-// what it gives; of data.eval_split, jobs with the same split and seed share what it holds out and what it
-// leaves, though each reads the file for itself. Thread: any. Errors:
+// what it gives; what data.eval_split holds out, and what it leaves, are the job's own. Thread: any. Errors:
 // those of read_dataset, and kInvalid for a split that leaves nothing to train on.
 
 #include <cstdint>

@@ -95,27 +95,17 @@ TEST_F(JobDataTest, JobsOnTheSameFilesShareThem) {
   EXPECT_EQ(on_itself.train, on_itself.eval);
 }
 
-TEST_F(JobDataTest, JobsWithTheSameSplitAndSeedShareItsParts) {
-  const JobData first = split(7), second = split(7);
-  EXPECT_EQ(first.train, second.train);
-  EXPECT_EQ(first.eval, second.eval);
-  EXPECT_NE(first.train->identity, 0);
-  EXPECT_NE(first.eval->identity, 0);
-  EXPECT_NE(first.train->identity, first.eval->identity);
-  const JobData other_seed = split(7, 1), other_split = split(8);
-  EXPECT_NE(other_seed.train, first.train);
-  EXPECT_NE(other_split.eval, first.eval);
-}
-
-TEST_F(JobDataTest, ASplitLeavesWhatOthersShareAsItIs) {
+TEST_F(JobDataTest, ASplitIsTheJobsOwnAndLeavesWhatOthersShareAsItIs) {
   const JobData whole = read();
   const uint64_t fingerprint = whole.train->fingerprint;
-  const JobData parts = split(7);
-  EXPECT_NE(parts.train->identity, whole.train->identity);
+  const JobData own = split(7);
+  EXPECT_EQ(own.train->identity, 0);
+  EXPECT_EQ(own.eval->identity, 0);
   EXPECT_EQ(whole.train->examples.size(), 25u);
   for (const Example& example : whole.train->examples) EXPECT_EQ(example.tokens.size(), 2u);
   EXPECT_EQ(whole.train->fingerprint, fingerprint);
   EXPECT_EQ(split(0).train, whole.train);
+  EXPECT_NE(split(7).train, own.train);
 }
 
 TEST_F(JobDataTest, ASplitCountsItsRowsAlthoughOthersHoldTheFile) {
