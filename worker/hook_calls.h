@@ -4,7 +4,8 @@
 // once, in pack order.
 //
 // The order at a projection y = f(W g(x)), g and f the hooks on input and output:
-//   forward   projection_input on a copy of x (on x itself where nobody needs that any more); the frozen
+//   forward   projection_input on a copy of x (on x itself where it is float32 and nobody needs it any more);
+//   the frozen
 //             product, and in its pass the low-rank ones that hooks have beside it; projection_output with
 //             the x of before g.
 //   backward  projection_output_backward leaves in dy what W is to see; then the frozen product, which is

@@ -1,5 +1,7 @@
 #include "coordinator/schedule/memory_model.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <fstream>
 #include <functional>
@@ -110,6 +112,17 @@ int64_t MemoryModel::kept_row_bytes(const JobMemory& job, const LayerRange& stag
   return bytes;
 }
 
+// Whether a job's method changes the gradient of the outputs of some module in this slot.
+bool MemoryModel::change_gradient(std::span<const JobMemory> jobs, Slot slot) const {
+  const std::vector<Module> modules = backbone_modules(config);
+  return std::any_of(jobs.begin(), jobs.end(), [&](const JobMemory& job) {
+    return job.method->method().changes_dy() &&
+           std::any_of(modules.begin(), modules.end(), [&](const Module& module) {
+             return module.slot == slot && job.method->method().wants_output(*job.method, module);
+           });
+  });
+}
+
 // The rows may be those of the jobs that keep most.
 int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRange& stage,
                                 int64_t rows) const {
@@ -128,22 +141,32 @@ int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRang
 // Beside what is kept, in the topmost block here, or with the logits of a piece. What products read is in
 // their dtype: the inputs of attention and MLP, which a backward computes again, and the gated product. The
 // MLP forward: its input, output and product, and in bfloat16 gate and up before they are rounded. Backward:
-// dy, its input, that input's gradient, the product and its gradient. Attention backward: dy, its input and
+// dy, its input, that input's gradient, the product and its gradient, and in bfloat16 those of gate and up
+// where a method changes them in float32. Attention backward: dy, its input and
 // that input's gradient, those of the output, q, k and v, when gate, up and mid are needed no more.
-int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows, bool checkpointing) const {
+int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows,
+                                   std::span<const JobMemory> jobs) const {
   const int64_t hidden = config.hidden, inner = config.intermediate, q = config.q_size(),
                 kv = config.kv_size();
   const int64_t rounded = int64_t(dtype_size(compute));
-  const int64_t exact_gate_and_up = compute == DType::kBF16 ? 2 * kFloat * inner : 0;
+  const bool bf16 = compute == DType::kBF16;
+  const int64_t exact_gate_and_up = bf16 ? 2 * kFloat * inner : 0;
+  const bool exact_gradients =
+      bf16 && (change_gradient(jobs, Slot::kGate) || change_gradient(jobs, Slot::kUp));
   const int64_t forward = kFloat * hidden + rounded * (hidden + inner) + exact_gate_and_up;
-  const int64_t backward = kFloat * (2 * hidden + inner) + rounded * (hidden + inner);
+  const int64_t backward = kFloat * (2 * hidden + inner) + rounded * hidden +
+                           (exact_gradients ? exact_gate_and_up : rounded * inner);
   const int64_t attention = kFloat * (hidden + 2 * q + 2 * kv) + rounded * (hidden - 2 * inner);
   int64_t row_bytes = std::max({forward, backward, attention});
-  if (checkpointing) row_bytes += block_row_bytes(false);  // of one block at a time, computed again
+  if (jobs.front().checkpointing)
+    row_bytes += block_row_bytes(false);  // of one block at a time, computed again
   int64_t bytes = rows * row_bytes;
   if (stage.end == config.layers) {
     const int64_t piece = std::min(kLogitRows, rows) * (config.vocabulary + 4 * hidden);
-    bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece));
+    // The gradients of the logits are multiplied where they stand, or else packed.
+    const bool packed = bf16 && (config.vocabulary % 2 != 0 || change_gradient(jobs, Slot::kHead));
+    const int64_t packed_bytes = packed ? rounded * std::min(kLogitRows, rows) * config.vocabulary : 0;
+    bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece) + packed_bytes);
   }
   const int64_t positions = 3 + config.head_dim;  // token, its place, cosines and sines
   return bytes + kFloat * positions * rows + threads * kThreadBytes;
@@ -168,7 +191,7 @@ int64_t MemoryModel::packs_of_kind_bytes(std::span<const JobMemory> jobs) const 
   for (const LayerRange& stage : stages) {
     const int64_t here = std::min(rows.all, packs_at(stage) * rows.largest);
     kept += kept_bytes(jobs, stage, here);
-    const int64_t works = working_bytes(stage, rows.largest, jobs.front().checkpointing);
+    const int64_t works = working_bytes(stage, rows.largest, jobs);
     working = in_turn ? std::max(working, works) : working + works;
     // Of the others, rows that wait for their turn.
     if (stages.size() > 1) kept += std::min(rows.all - here, rows.largest) * kFloat * config.hidden;
@@ -378,9 +401,13 @@ int64_t available_memory_bytes() {
   return available;
 }
 
-// Not getrusage()'s, which begins with the peak of the process that started this one.
+// Where the system tells it, not getrusage()'s, which begins with the peak of the process that started this
+// one.
 int64_t peak_memory_bytes() {
-  return value_in("/proc/self/status", "VmHWM:") * 1024;
+  if (const int64_t own = value_in("/proc/self/status", "VmHWM:"); own > 0) return own * 1024;
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t(usage.ru_maxrss) * 1024;
 }
 
 }  // namespace coppice

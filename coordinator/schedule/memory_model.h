@@ -103,7 +103,8 @@ struct MemoryModel {
   int64_t block_row_bytes(bool checkpointing) const;
   int64_t kept_row_bytes(const JobMemory& job, const LayerRange& stage) const;
   int64_t kept_bytes(std::span<const JobMemory> jobs, const LayerRange& stage, int64_t rows) const;
-  int64_t working_bytes(const LayerRange& stage, int64_t rows, bool checkpointing) const;
+  bool change_gradient(std::span<const JobMemory> jobs, Slot slot) const;
+  int64_t working_bytes(const LayerRange& stage, int64_t rows, std::span<const JobMemory> jobs) const;
 };
 
 // The frozen weights of a stage on this device once they have gone both ways, and the embedding's table

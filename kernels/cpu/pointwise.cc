@@ -322,7 +322,9 @@ void CpuBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix o
   check_floats(gate, out);
   CHECK(gate.dtype == up.dtype);
   for (const Matrix& kept : {kept_gate, kept_up}) {
-    CHECK(kept.empty() || (kept.dtype == DType::kBF16 && kept.cols == gate.cols && kept.rows <= gate.rows));
+    if (kept.empty()) continue;
+    CHECK(gate.dtype == DType::kF32 && kept.dtype == DType::kBF16);
+    CHECK(kept.cols == gate.cols && kept.rows <= gate.rows);
   }
   for_rows(gate.rows, gate.cols, [&](int64_t begin, int64_t end) {
     const int64_t n = end - begin;

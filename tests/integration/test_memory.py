@@ -52,6 +52,12 @@ def sweep(count, batch, lengths, rows):
     return jobs
 
 
+def scaled(folder):
+    """A method that changes the gradients of gate and up, which are float32 then in either dtype."""
+    job = lora("scaled", folder, 4, (512, 512))
+    return [job | {"method": {"peft_type": "IA3", "target_modules": ["gate_proj", "up_proj"], "feedforward_modules": []}}]
+
+
 CASES = {
     "one job": several(1, 4, (512, 512)),
     "one job of mixed lengths": several(1, 8, (32, 512)),
@@ -60,6 +66,7 @@ CASES = {
     "many small jobs": several(32, 1, (16, 64)),
     "rank 64": several(2, 2, (512, 512), r=64),
     "checkpointing": several(1, 4, (512, 512), gradient_checkpointing=True),
+    "gradients of gate and up": scaled,
     "short": several(1, 1, (64, 64)),
     "sixteen jobs on one file": sweep(16, 1, (128, 128), 10000),
 }

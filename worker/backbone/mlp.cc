@@ -60,6 +60,7 @@ void Mlp::backward(BlockRun& run, MlpKept kept, Matrix x, Matrix dy, Matrix dx) 
   }
   backend.gated_activation_backward(activation_, gate, up, dproduct.matrix, dgate.matrix, dup.matrix);
   dproduct = {};
+  kept = {};
   gate_.backward(run.hooks, x, dgate.matrix, dx, false);
   up_.backward(run.hooks, x, dup.matrix, dx, true);
 }

@@ -158,8 +158,8 @@ class Method {
   // Hooks. Matrices span all rows at hand, a use's rows are [row, row + rows) of them. Those of a backward
   // span the rows whose backward reaches this layer, which are the first of the pack; its uses are those with
   // such rows. A use at the embedding (Slot::kEmbedding) has token_ids and an empty x. Where products are in
-  // bfloat16, so are a projection's x and, unless some method is to change it, its dy: what only products
-  // read. What a hook is to change in place is F32.
+  // bfloat16, so is a projection's x, and may be its dy, where no method of the pack changes it: what reads
+  // dy may do so in products alone. What a hook is to change in place is F32.
 
   // [rows, hidden] after the embedding lookup: write virtual rows, add to token rows.
   virtual void token_rows(HookContext&, std::span<const HookUse>, Matrix rows) const;
