@@ -123,9 +123,8 @@ void Engine::take_durable() {
     --saving_;
     run.saved_changes = run.changes_under_way;
     if (run.unsaved()) unsaved_.insert(&run);
-    const bool begun_since =
-        run.durable_state == JobState::kRunning && run.state_under_way == JobState::kQueued;
-    if (run.durable_state != run.state_under_way && !begun_since) {
+    const bool told_since = run.changes_under_way < run.told_changes;
+    if (run.durable_state != run.state_under_way && !told_since) {
       run.durable_state = run.state_under_way;
       tell(JobEvent::Kind::kState, run);
     }

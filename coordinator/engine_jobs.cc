@@ -124,6 +124,7 @@ void Engine::tell_running(JobRun& run) {
   if (run.record.state != JobState::kQueued) return;
   run.record.state = run.durable_state = JobState::kRunning;
   changed(run);
+  run.told_changes = run.changes;
   tell(JobEvent::Kind::kState, run);
 }
 

@@ -81,16 +81,17 @@ struct JobRun {
   int64_t fetched_missing = 0;
 
   std::vector<MetricRecord> unsaved_metrics;
-  int64_t changes = 0;                                    // of record or head, since the process began
-  int64_t saved_changes = 0;                              // durable
-  bool saving = false;                                    // a commit is being written
-  int64_t saved_version = -1;                             // durable
-  int64_t saved_at = 0;                                   // the number of its last commit among all
-  double commit_began_seconds = 0;                        // of the commit being written
-  JobState state_under_way = JobState::kQueued;           // that it holds
-  JobState durable_state = JobState::kQueued;             // what others are told: running, or durable
-  int64_t overtaken = 0;                                  // times that smaller jobs went before it
-  std::optional<Commit> under_way;                        // waits for the shards
+  int64_t changes = 0;                           // of record or head, since the process began
+  int64_t saved_changes = 0;                     // durable
+  bool saving = false;                           // a commit is being written
+  int64_t saved_version = -1;                    // durable
+  int64_t saved_at = 0;                          // the number of its last commit among all
+  double commit_began_seconds = 0;               // of the commit being written
+  JobState state_under_way = JobState::kQueued;  // that it holds
+  JobState durable_state = JobState::kQueued;    // what others are told: running, or durable
+  int64_t overtaken = 0;                         // times that smaller jobs went before it
+  std::optional<Commit> under_way;               // waits for the shards
+  int64_t told_changes = 0;                      // with which its state was told without waiting for a commit
   int64_t changes_under_way = 0, version_under_way = -1;  // that the commit being written holds
   int commits_missing = 0;                                // of shards
 

@@ -34,8 +34,8 @@ int list_jobs(const std::string& folder) {
   print_job_table(rows);
   std::fflush(stdout);
   if (std::any_of(rows.begin(), rows.end(), [](const JobRow& row) { return row.state == "failed"; }))
-    std::fprintf(stderr, "coppice: once the cause is gone, %s goes on with what failed\n",
-                 retry_command(folder).c_str());
+    std::fprintf(stderr, "coppice: once the cause is gone%s, %s goes on with what failed\n",
+                 alive ? " and the folder is free" : "", retry_command(folder).c_str());
   return 0;
 }
 
