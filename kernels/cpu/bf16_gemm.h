@@ -6,10 +6,9 @@
 // Operands are packed first: two values that follow each other along the summed dimension make a Pair,
 // rounded to nearest even; denormals become zero of their sign, NaN stays NaN. What is bfloat16 already stays
 // as it is. An odd depth ends with a pair whose second half is zero. What is packed has the same bits on
-// every processor. Every element of a product
-// is one chain over its pairs ascending, whatever the tile, the position or the neighbours it is computed
-// with: the promise of gemm-inl.h. Its bits, and what becomes of denormal sums, depend on which of the three
-// computes it.
+// every processor. Every element of a product is one chain over its pairs ascending, whatever the tile, the
+// position or the neighbours it is computed with: the promise of gemm-inl.h. Its bits, and what becomes of
+// denormal sums, depend on which of the three computes it.
 //
 // Thread: any; pure functions. Nothing is thrown.
 
