@@ -38,6 +38,8 @@ HWY_INLINE Vec earlier(WordVec pairs) {
   return hn::BitCast(Floats(), hn::ShiftLeft<16>(pairs));
 }
 HWY_INLINE Vec later(WordVec pairs) {
+  // With 16 registers a tile has none for a mask.
+  if constexpr (kLanes < 16) return hn::BitCast(Floats(), hn::ShiftLeft<16>(hn::ShiftRight<16>(pairs)));
   return hn::BitCast(Floats(), hn::And(pairs, hn::Set(Words(), 0xffff0000u)));
 }
 
@@ -169,6 +171,10 @@ void pack_halves_transposed(const uint16_t* from, int64_t rows, int64_t cols, in
 
 constexpr int64_t kPartPairs = 256;  // of the left side that are widened at a time
 
+// Of a tile: 24 of 32 registers are sums, or 12 of 16, where pairs are widened to no more than two vectors.
+constexpr int kPairRows = kLanes >= 16 ? 8 : 6;
+constexpr int kPairVectors = kLanes >= 16 ? 3 : 2;
+
 // Where a tile's left side lies when it is widened: the earlier value of pair k of row i at data[i * kRow + k
 // * kDepth], the later one kLater behind it. Rows whose pairs follow each other stay rows (kAlong); where the
 // rows of a pair follow each other they stay so.
@@ -268,12 +274,12 @@ HWY_INLINE void rest_of_pair_rows(int64_t rows, int64_t pairs, PairsOfRows a, co
 template <int kVectors, bool kAlong, typename Last>
 HWY_NOINLINE void pair_panel(int64_t rows, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
                              float* c, int64_t c_stride, float alpha, PairStore mode, Last last) {
-  for (; rows >= kTileRows; rows -= kTileRows) {
-    pair_tile<kTileRows, kVectors, kAlong>(pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
-    a.data += kTileRows * a.row;
-    c += kTileRows * c_stride;
+  for (; rows >= kPairRows; rows -= kPairRows) {
+    pair_tile<kPairRows, kVectors, kAlong>(pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
+    a.data += kPairRows * a.row;
+    c += kPairRows * c_stride;
   }
-  rest_of_pair_rows<kTileRows - 1, kVectors, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode,
+  rest_of_pair_rows<kPairRows - 1, kVectors, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode,
                                                      last);
 }
 
@@ -287,7 +293,7 @@ HWY_INLINE void pair_panel_of(int64_t vectors, int64_t rows, int64_t pairs, Pair
     case 2:
       return pair_panel<2, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
     default:
-      return pair_panel<kTileVectors, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
+      return pair_panel<kPairVectors, kAlong>(rows, pairs, a, b, b_stride, c, c_stride, alpha, mode, last);
   }
 }
 
@@ -295,7 +301,8 @@ template <bool kAlong>
 HWY_INLINE void multiply_panels(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b,
                                 int64_t b_stride, float* c, int64_t c_stride, float alpha, PairStore mode) {
   for (int64_t begin = 0; begin < cols;) {
-    const int64_t vectors = vectors_of_panel(cols - begin), part = cols - begin - (vectors - 1) * kLanes;
+    const int64_t vectors = vectors_of_panel(cols - begin, kPairVectors);
+    const int64_t part = cols - begin - (vectors - 1) * kLanes;
     if (part >= kLanes) {
       pair_panel_of<kAlong>(vectors, rows, pairs, a, b + begin, b_stride, c + begin, c_stride, alpha, mode,
                             Whole());

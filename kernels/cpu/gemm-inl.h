@@ -137,9 +137,9 @@ HWY_INLINE void panel_of(int64_t vectors, int64_t rows, int64_t depth, LeftOpera
 }
 
 // Of the next panel, where so many columns are left: 2 + 2 is better than 3 + 1.
-HWY_INLINE int64_t vectors_of_panel(int64_t cols) {
+HWY_INLINE int64_t vectors_of_panel(int64_t cols, int64_t most = kTileVectors) {
   const int64_t left = (cols + kLanes - 1) / kLanes;
-  return left == 4 ? 2 : std::min<int64_t>(left, kTileVectors);
+  return left == 4 ? 2 : std::min(left, most);
 }
 
 // c [rows, cols] (+)= alpha a b, with b [depth, cols] of contiguous rows b_stride apart. What is read of b
