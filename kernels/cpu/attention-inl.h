@@ -1,6 +1,6 @@
 // The operands of attention's products, packed once for all products that they take part in, and the products
-// themselves: in float32 where they stand or transposed, in bfloat16 as pairs. An element of a product is one
-// chain in either. Compiled once for each instruction set.
+// themselves: in float32 where they stand, copied or transposed, in bfloat16 as pairs. An element of a product
+// is one chain in either. Compiled once for each instruction set.
 //
 // Left sides are [rows, depth], right sides [depth, columns]. In bfloat16 a left side's pairs follow each
 // other, and the depth over keys or queries is filled up with zeros to a multiple of kWhole: so most of what
@@ -39,15 +39,21 @@ struct Operands<false> {
   };
 
   // Floats of scratch for a side, by the rows and columns of its source.
-  static int64_t floats(int64_t, int64_t) { return 0; }
-  static int64_t floats_transposed(int64_t rows, int64_t cols) { return rows * cols; }
+  static int64_t floats_left(int64_t, int64_t) { return 0; }
+  static int64_t floats_right(int64_t rows, int64_t cols) { return rows * cols; }
 
   // x as a left side.
   static HWY_INLINE Left left(RowsAt x, float*) { return {x.data, x.stride, 1}; }
   // The transpose of x as a left side of depth `depth`.
   static HWY_INLINE Left left_transposed(RowsAt x, int64_t, float*) { return {x.data, 1, x.stride}; }
-  // x as a right side.
-  static HWY_INLINE Right right(RowsAt x, float*) { return {x.data, x.stride}; }
+  // x as a right side: a copy where rows lie far apart, since of those whose distance is a power of two few
+  // would find room in the first-level cache.
+  static constexpr int64_t kNearStride = 128;
+  static HWY_INLINE Right right(RowsAt x, float* to) {
+    if (x.stride <= kNearStride) return {x.data, x.stride};
+    for (int64_t r = 0; r < x.rows; ++r) std::copy_n(x.data + r * x.stride, x.cols, to + r * x.cols);
+    return {to, x.cols};
+  }
   // The transpose of x as a right side, [cols, columns].
   static HWY_INLINE Right right_transposed(RowsAt x, int64_t columns, float* to) {
     transpose_into(x.data, x.rows, x.cols, x.stride, to, columns);
@@ -75,10 +81,10 @@ struct Operands<true> {
     int64_t stride;
   };
 
-  static int64_t floats(int64_t rows, int64_t cols) {
+  static int64_t floats_left(int64_t rows, int64_t cols) {
     return std::max(round_up(rows, kWhole) * pairs_of(cols), round_up(rows, kWhole) / 2 * cols);
   }
-  static int64_t floats_transposed(int64_t rows, int64_t cols) {
+  static int64_t floats_right(int64_t rows, int64_t cols) {
     return std::max(rows * pairs_of(cols), round_up(rows, kWhole) / 2 * cols);
   }
 

@@ -48,17 +48,17 @@ struct ForwardLayout : ScratchLayout {
   const int64_t keys, values, q, scores, p, totals, out, bases, sums, unfinished;
 
   explicit ForwardLayout(const HeadTask& task)
-      : key_floats(round_up(Side::floats_transposed(kKeys, task.head_dim), 16)),
-        value_floats(round_up(Side::floats(kKeys, task.head_dim), 16)),
+      : key_floats(round_up(Side::floats_right(kKeys, task.head_dim), 16)),
+        value_floats(round_up(Side::floats_right(kKeys, task.head_dim), 16)),
         tiles(task.query_tiles_of_head() == 1  // of decoding: while a tile is in the first-level cache
                   ? 1
                   : std::max<int64_t>(1, std::min({kPreparedFloats / (key_floats + value_floats),
                                                    task.tiles(), kPreparedTiles}))),
         keys(take(tiles * key_floats)),
         values(take(tiles * value_floats)),
-        q(take(Side::floats(kQueries, task.head_dim))),
+        q(take(Side::floats_left(kQueries, task.head_dim))),
         scores(take(kQueries * kKeys)),
-        p(take(Side::floats(kQueries, kKeys))),
+        p(take(Side::floats_left(kQueries, kKeys))),
         totals(take(kQueries * kLanes)),
         out(take(kQueries * task.head_dim)),
         bases(take(task.query_tiles() * kQueries)),

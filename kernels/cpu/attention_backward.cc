@@ -41,23 +41,23 @@ struct BackwardLayout : ScratchLayout {
   const int64_t queries, k, v, k_turned, dk, dv, scores, dp, p, ds, ds_turned;
 
   explicit BackwardLayout(const HeadTask& task)
-      : turned_floats(round_up(Side::floats_transposed(kQueries, task.head_dim), 16)),
-        side_floats(round_up(Side::floats(kQueries, task.head_dim), 16)),
+      : turned_floats(round_up(Side::floats_right(kQueries, task.head_dim), 16)),
+        side_floats(round_up(Side::floats_right(kQueries, task.head_dim), 16)),
         dq_floats(kQueries * task.head_dim),
         query_floats(2 * turned_floats + 2 * side_floats + dq_floats + 2 * kQueries),
         tiles(std::max<int64_t>(
             1, std::min({kPreparedFloats / query_floats, task.query_tiles(), kPreparedTiles}))),
         queries(take(tiles * query_floats)),
-        k(take(Side::floats(kKeys, task.head_dim))),
-        v(take(Side::floats(kKeys, task.head_dim))),
-        k_turned(take(Side::floats(kKeys, task.head_dim))),
+        k(take(Side::floats_left(kKeys, task.head_dim))),
+        v(take(Side::floats_left(kKeys, task.head_dim))),
+        k_turned(take(Side::floats_left(kKeys, task.head_dim))),
         dk(take(kKeys * task.head_dim)),
         dv(take(kKeys * task.head_dim)),
         scores(take(kKeys * kQueries)),
         dp(take(kKeys * kQueries)),
-        p(take(Side::floats(kKeys, kQueries))),
-        ds(take(Side::floats(kKeys, kQueries))),
-        ds_turned(take(Side::floats(kKeys, kQueries))) {}
+        p(take(Side::floats_left(kKeys, kQueries))),
+        ds(take(Side::floats_left(kKeys, kQueries))),
+        ds_turned(take(Side::floats_right(kKeys, kQueries))) {}
 };
 
 // A tile of queries of one head, prepared. width: the columns that are computed.
