@@ -149,7 +149,7 @@ int64_t Session::credits() const {
 int64_t Session::pack_rows() const {
   if (options_.pack_rows > 0) return options_.pack_rows;
   const int64_t at_once = launch_.launched() ? shape_.stages : 1;  // ranks that work on it together
-  return default_pack_rows(backbone_.config, at_once * device_.pool.threads());
+  return default_pack_rows(backbone_.config, at_once * device_.pool.threads(), device_.compute);
 }
 
 RunFolder& Session::open_folder() {

@@ -9,8 +9,8 @@
 namespace coppice {
 namespace {
 
-constexpr double kThreadFlops = 1e11;  // of a pack: a few tenths of a second
-constexpr int64_t kLeastRows = 512, kMostRows = 2048;
+constexpr double kThreadFlops = 1e11;                  // of a pack: a few tenths of a second
+constexpr int64_t kLeastRows = 512, kMostRows = 2048;  // in bfloat16 twice the least
 
 double block_weights(const BackboneConfig& config) {
   return double(config.hidden) * double(2 * config.q_size() + 2 * config.kv_size() + 3 * config.intermediate);
@@ -89,10 +89,11 @@ std::vector<LayerRange> parse_split(std::string_view split, const BackboneConfig
   return ranges;
 }
 
-int64_t default_pack_rows(const BackboneConfig& config, int64_t threads) {
+int64_t default_pack_rows(const BackboneConfig& config, int64_t threads, DType compute) {
+  const int64_t least = compute == DType::kBF16 ? 2 * kLeastRows : kLeastRows;
   const double row_flops = 4 * (double(config.layers) * block_weights(config) + head_weights(config));
   const double rows = double(threads) * kThreadFlops / row_flops;
-  return int64_t(std::clamp(rows, double(kLeastRows), double(kMostRows)));
+  return int64_t(std::clamp(rows, double(least), double(kMostRows)));
 }
 
 }  // namespace coppice

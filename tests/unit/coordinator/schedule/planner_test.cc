@@ -92,12 +92,14 @@ TEST(PlannerTest, APackHasMoreRowsForMoreThreadsAndForLessWorkInARow) {
   large.intermediate = 2048;
   large.heads = large.kv_heads = 12;
   large.head_dim = 64;
-  EXPECT_EQ(default_pack_rows(large, 1), 512);
-  const int64_t rows = default_pack_rows(large, 4);
+  EXPECT_EQ(default_pack_rows(large, 1, DType::kF32), 512);
+  const int64_t rows = default_pack_rows(large, 4, DType::kF32);
   EXPECT_GT(rows, 512);
-  EXPECT_NEAR(double(default_pack_rows(large, 8)), double(2 * rows), 1);
-  EXPECT_EQ(default_pack_rows(large, 64), 2048);
-  EXPECT_EQ(default_pack_rows(config(4, 4096), 2), 2048);  // a small one
+  EXPECT_NEAR(double(default_pack_rows(large, 8, DType::kF32)), double(2 * rows), 1);
+  EXPECT_EQ(default_pack_rows(large, 64, DType::kF32), 2048);
+  EXPECT_EQ(default_pack_rows(large, 1, DType::kBF16), 1024);
+  EXPECT_EQ(default_pack_rows(large, 8, DType::kBF16), default_pack_rows(large, 8, DType::kF32));
+  EXPECT_EQ(default_pack_rows(config(4, 4096), 2, DType::kF32), 2048);  // a small one
 }
 
 TEST(PlannerTest, RefusesMoreStagesThanLayers) {
