@@ -22,6 +22,7 @@
 #include "coordinator/cli/inspect.h"
 #include "coordinator/cli/jobs.h"
 #include "coordinator/cli/run.h"
+#include "coordinator/cli/run_folder.h"
 #include "coordinator/cli/score.h"
 #include "coordinator/cli/serve.h"
 #include "coordinator/cli/submit.h"
@@ -33,18 +34,11 @@ namespace {
 
 constexpr int kJobFailed = 1, kBadInput = 2;
 constexpr const char* kPackRowsHelp =
-    "rows (tokens) of a full pack (default: 512 to 2048, by the work in a row and the threads)";
-
-std::string quoted(const std::string& word) {
-  if (!word.empty() && word.find_first_of(" \t'\"\\$`*?[]{}()<>|&;#~!") == std::string::npos) return word;
-  std::string out = "'";
-  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
+    "rows (tokens) of a full pack (default: 512 to 2048, by the dtype, the work in a row and the threads)";
 
 std::string command_line(int argc, char** argv) {
   std::string line;
-  for (int i = 0; i < argc; ++i) line += (i > 0 ? " " : "") + quoted(argv[i]);
+  for (int i = 0; i < argc; ++i) line += (i > 0 ? " " : "") + shell_word(argv[i]);
   return line;
 }
 

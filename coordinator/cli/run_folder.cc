@@ -239,9 +239,16 @@ std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path) {
   return std::make_unique<RunFolderReader>(path);
 }
 
+std::string shell_word(const std::string& word) {
+  if (!word.empty() && word.find_first_of(" \t\n'\"\\$`*?[]{}()<>|&;#~!") == std::string::npos) return word;
+  std::string out = "'";
+  for (char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
 std::string retry_command(const std::string& path) {
   return fmt::format("`coppice run JOBS.yaml --output {} --retry-failed`",
-                     std::filesystem::absolute(path).lexically_normal().string());
+                     shell_word(std::filesystem::absolute(path).lexically_normal().string()));
 }
 
 bool is_running(const std::string& path) {

@@ -88,6 +88,9 @@ class RunFolderReader {
 };
 std::unique_ptr<RunFolderReader> open_run_folder(const std::string& path);
 
+// As a shell takes it for one word.
+std::string shell_word(const std::string& word);
+
 // What a user is to call for the failed jobs of a folder, in quotes: the job file is theirs to name.
 std::string retry_command(const std::string& path);
 

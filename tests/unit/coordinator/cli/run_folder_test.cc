@@ -232,6 +232,13 @@ TEST_F(RunFolderTest, RunsWhileItsStoreIsHeldWhoeverOwnerNames) {
   const FolderLock mine(folder_.path() + "/store");  // is_running has let go
 }
 
+TEST(RetryCommandTest, IsOneThatAShellTakes) {
+  EXPECT_EQ(retry_command("/runs/one"), "`coppice run JOBS.yaml --output /runs/one --retry-failed`");
+  EXPECT_EQ(retry_command("/my runs/one"), "`coppice run JOBS.yaml --output '/my runs/one' --retry-failed`");
+  EXPECT_EQ(shell_word("it's"), "'it'\\''s'");
+  EXPECT_EQ(shell_word(""), "''");
+}
+
 TEST_F(RunFolderTest, AFolderWithoutAStoreIsNone) {
   EXPECT_EQ(error_of([&] { open_run_folder(folder_.path()); }).code(), ErrorCode::kNotFound);
 }
