@@ -2,6 +2,7 @@
 written. mpirun adds text of its own."""
 
 import os
+import pathlib
 import subprocess
 
 import pytest
@@ -65,6 +66,7 @@ def test_a_bad_job_file_over_ranks(program, files, change):
     assert not files.output.exists()
 
 
+@pytest.mark.skipif("avx512f" not in pathlib.Path("/proc/cpuinfo").read_text(), reason="the processor has no two instruction sets")
 def test_ranks_on_other_instruction_sets_are_refused(program, files):
     """As in a cluster of several kinds of processors, whose dtype auto would have to be one."""
     run = [str(program), "run", str(files.write()), "--output", str(files.output), "--dtype", "auto"]
