@@ -1,6 +1,6 @@
 // The operands of attention's products, packed once for all products that they take part in, and the products
-// themselves: in float32 where they stand, copied or transposed, in bfloat16 as pairs. An element of a product
-// is one chain in either. Compiled once for each instruction set.
+// themselves: in float32 where they stand, copied or transposed, in bfloat16 as pairs. An element of a
+// product is one chain in either. Compiled once for each instruction set.
 //
 // Left sides are [rows, depth], right sides [depth, columns]. In bfloat16 a left side's pairs follow each
 // other, and the depth over keys or queries is filled up with zeros to a multiple of kWhole: so most of what
@@ -46,11 +46,11 @@ struct Operands<false> {
   static HWY_INLINE Left left(RowsAt x, float*) { return {x.data, x.stride, 1}; }
   // The transpose of x as a left side of depth `depth`.
   static HWY_INLINE Left left_transposed(RowsAt x, int64_t, float*) { return {x.data, 1, x.stride}; }
-  // x as a right side: a copy where rows lie far apart, since of those whose distance is a power of two few
-  // would find room in the first-level cache.
+  // x as a right side of so many products: a copy where rows lie far apart, since of those whose distance is
+  // a power of two few would find room in the first-level cache.
   static constexpr int64_t kNearStride = 128;
-  static HWY_INLINE Right right(RowsAt x, float* to) {
-    if (x.stride <= kNearStride) return {x.data, x.stride};
+  static HWY_INLINE Right right(RowsAt x, int64_t products, float* to) {
+    if (products == 1 || x.stride <= kNearStride) return {x.data, x.stride};
     for (int64_t r = 0; r < x.rows; ++r) std::copy_n(x.data + r * x.stride, x.cols, to + r * x.cols);
     return {to, x.cols};
   }
@@ -110,7 +110,7 @@ struct Operands<true> {
     }
     return {reinterpret_cast<const Pair*>(to), stride, 1};
   }
-  static HWY_INLINE Right right(RowsAt x, float* to) {
+  static HWY_INLINE Right right(RowsAt x, int64_t, float* to) {
     Pair* const pairs = reinterpret_cast<Pair*>(to);
     pack_pairs_across(x.data, x.rows, x.cols, x.stride, pairs, x.cols);
     const int64_t packed = pairs_of(x.rows), whole = round_up(x.rows, kWhole) / 2;

@@ -225,7 +225,7 @@ HWY_INLINE void attend(const HeadTask& task, float* scratch) {
       prepared[size_t(count)] = {tile,
                                  Side::right_transposed({tile.k, tile.count, size, tile.k_stride}, kKeys,
                                                         scratch + at.keys + count * at.key_floats),
-                                 Side::right({tile.v, tile.count, size, tile.v_stride},
+                                 Side::right({tile.v, tile.count, size, tile.v_stride}, task.query_tiles(),
                                              scratch + at.values + count * at.value_floats)};
       ++count;
     }

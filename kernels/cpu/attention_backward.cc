@@ -107,8 +107,8 @@ HWY_INLINE PreparedQueries<kBf16> prepare_queries(const HeadTask& task, const Ba
   const RowsAt dout = {f32_row(task.dout, to.first) + column, to.rows, size, task.dout.stride};
   to.q_turned = Side::right_transposed(q, kQueries, scratch);
   to.dout_turned = Side::right_transposed(dout, kQueries, scratch += at.turned_floats);
-  to.q = Side::right(q, scratch += at.turned_floats);
-  to.dout = Side::right(dout, scratch += at.side_floats);
+  to.q = Side::right(q, task.tiles(), scratch += at.turned_floats);
+  to.dout = Side::right(dout, task.tiles(), scratch += at.side_floats);
   to.dq = scratch += at.side_floats;
   to.log_sums = scratch += at.dq_floats;
   to.products = to.log_sums + kQueries;
@@ -222,7 +222,7 @@ HWY_INLINE void meet_as_one(const HeadTask& task, const PreparedKeys<kBf16>& key
   Side::multiply_add(computed, size, rows, Side::left({scores, computed, width, kQueries}, scratch + at.p),
                      queries.dout, keys.dv, size);
   Side::multiply_add(computed, size, rows, Side::left(ds, scratch + at.ds), queries.q, keys.dk, size);
-  Side::multiply_add(size, width, computed, keys.k_turned, Side::right(ds, scratch + at.ds_turned),
+  Side::multiply_add(size, width, computed, keys.k_turned, Side::right(ds, 1, scratch + at.ds_turned),
                      queries.dq, kQueries);
 }
 
