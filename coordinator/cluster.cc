@@ -30,6 +30,8 @@ proto::Configure configure_stage(const ClusterShape& shape, int pipeline, size_t
   return message;
 }
 
+}  // namespace
+
 void check_same(const std::string& rank, const proto::Configured& answer, const Backbone& backbone,
                 const std::string& instruction_set) {
   if (answer.instruction_set() != instruction_set) {
@@ -40,8 +42,6 @@ void check_same(const std::string& rank, const proto::Configured& answer, const 
     throw invalid("{} on {} finds another backbone at {} than rank 0", rank, answer.host(), backbone.path);
   }
 }
-
-}  // namespace
 
 std::vector<int> ClusterShape::shard_ranks() const {
   if (shards == 0) return {0};

@@ -75,6 +75,10 @@ class Cluster {
   std::vector<std::unique_ptr<Rank>> ranks_;
 };
 
+// Refuses a rank that does not compute as rank 0 does, or finds another backbone.
+void check_same(const std::string& rank, const proto::Configured& answer, const Backbone& backbone,
+                const std::string& instruction_set);
+
 // Throws what the rank has told, which is named.
 [[noreturn]] void throw_rank_failed(const ClusterShape& shape, const Message& message);
 

@@ -28,5 +28,22 @@ TEST(ClusterTest, ARankThatFailedIsNamedByItsRole) {
   EXPECT_STREQ(error.what(), "rank 2 (stage 1 of pipeline 0): memory has run out");
 }
 
+TEST(ClusterTest, ARankThatComputesOtherwiseIsRefused) {
+  Backbone backbone;
+  backbone.path = "/backbone";
+  backbone.fingerprint = 7;
+  proto::Configured answer;
+  answer.set_host("second");
+  answer.set_instruction_set("avx2");
+  answer.set_backbone_fingerprint(7);
+  check_same("rank 1", answer, backbone, "avx2");
+  const Error other = error_of([&] { check_same("rank 1", answer, backbone, "amx"); });
+  EXPECT_EQ(other.code(), ErrorCode::kInvalid);
+  EXPECT_STREQ(other.what(),
+               "rank 1 on second computes with avx2, rank 0 with amx; the same is needed for equal bits");
+  answer.set_backbone_fingerprint(8);
+  EXPECT_EQ(error_of([&] { check_same("rank 1", answer, backbone, "avx2"); }).code(), ErrorCode::kInvalid);
+}
+
 }  // namespace
 }  // namespace coppice
