@@ -14,7 +14,7 @@
 // Numbers: matrices of rows are F32. `compute` is F32 or BF16: with BF16 the inputs of a matrix product are rounded to
 // bfloat16 and its sums are float32. So what such products read may be held as BF16 to begin with, rounded by the operator that
 // writes it (to nearest, ties to even; a denormal may become zero): where it says "or BF16", at half the memory, and in products
-// with the bits that F32 would give. What copy() rounds keeps its denormals and is not for products. Parameter gradients accumulate, activation gradients overwrite unless they say otherwise.
+// with the bits that F32 would give. All operators round alike. Parameter gradients accumulate, activation gradients overwrite unless they say otherwise.
 //
 // Thread: all calls from the compute thread. Errors: kExhausted where memory has run out, naming the bytes; wrong shapes are
 // programmer errors (CHECK).
@@ -154,8 +154,8 @@ struct AttentionShape {
 // Causal softmax attention of one sequence. Its keys are prefix rows, then k's rows, numbered from 0; the queries are the
 // last q.rows of them. A query at number n sees keys m <= n and, with a window, n - m < window (prefix included, as in HF).
 struct AttentionItem {
-  Matrix q;                   // [queries, heads * head_dim]
-  Matrix k, v;                // [keys, kv_heads * head_dim], keys >= queries
+  Matrix q;                   // [queries, heads * head_dim], F32 or BF16
+  Matrix k, v;                // [keys, kv_heads * head_dim], keys >= queries, each F32 or BF16
   Matrix prefix_k, prefix_v;  // [prefix, kv_heads * head_dim] or empty
   int64_t window = 0;         // 0: none
   Matrix out;                 // [queries, heads * head_dim], F32 or BF16
@@ -205,7 +205,8 @@ class Backend {
   virtual size_t weight_bytes(int64_t out, int64_t in, DType compute) const = 0;
   // Whether a weight whose values are stored so is exact (but for denormals, and what only happens to be).
   virtual bool keeps_exact(DType stored, DType compute) const = 0;
-  // y = x W^T + bias;  x [rows, in] F32, or BF16 where W is prepared for BF16, bias F32 [1, out] or empty, y [rows, out].
+  // y = x W^T + bias;  x [rows, in] F32, or BF16 where W is prepared for BF16, bias F32 [1, out] or empty, y [rows, out]
+  // as x.
   // Then beside it, for the rows of each item: inner = x down^T, y += scale inner up^T, with the bits of the same two products
   // by grouped_matmul.
   virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
@@ -221,9 +222,9 @@ class Backend {
   virtual void attention(const AttentionShape& shape, std::span<const AttentionItem> items, DType compute) = 0;
   virtual void attention_backward(const AttentionShape& shape, std::span<const AttentionBackwardItem> items,
                                   DType compute) = 0;
-  // x [rows, heads * head_dim], cos and sin [rows, head_dim / 2]: (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), x1 and x2 the
-  // halves of a head, in place. transposed: the backward, (x1 cos + x2 sin, x2 cos - x1 sin).
-  virtual void rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed) = 0;
+  // x [rows, heads * head_dim], cos and sin [rows, head_dim / 2]: y = (x1 cos - x2 sin, x2 cos + x1 sin), x1 and x2 the halves
+  // of a head. transposed: the backward, (x1 cos + x2 sin, x2 cos - x1 sin). y F32, where it may be x, or BF16.
+  virtual void rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed, Matrix y) = 0;
 
   // --- norm: y = x * r * weight, r = 1 / sqrt(mean(x^2) + epsilon); y F32 or BF16
   virtual void rms_norm(Matrix x, Matrix weight, float epsilon, Matrix y, Matrix inverse_rms) = 0;
@@ -233,10 +234,8 @@ class Backend {
 
   // --- pointwise
   // out = f(gate) * up;  backward: dgate = dout * up * f'(gate), dup = dout * f(gate); dgate, dup may be gate, up. dout is F32; the
-  // others may be BF16, gate as up and dgate as dup. kept_gate and kept_up: BF16 copies
-  // of the first rows of gate and up, where those are F32, or empty.
-  virtual void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate = {},
-                                Matrix kept_up = {}) = 0;
+  // others may be BF16, gate as up and dgate as dup.
+  virtual void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) = 0;
   virtual void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                          Matrix dup) = 0;
   virtual void activation(Activation f, std::span<const UnaryItem> items) = 0;                   // y = f(x)

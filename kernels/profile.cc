@@ -153,9 +153,9 @@ void ProfiledBackend::attention_backward(const AttentionShape& shape,
   }
   measure("attention_backward", cost, [&] { device_->attention_backward(shape, items, compute); });
 }
-void ProfiledBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed) {
-  measure("rotary", {2 * bytes_of(x) + bytes_of(cos, sin)},
-          [&] { device_->rotary(x, cos, sin, head_dim, transposed); });
+void ProfiledBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed, Matrix y) {
+  measure("rotary", {bytes_of(x, y, cos, sin)},
+          [&] { device_->rotary(x, cos, sin, head_dim, transposed, y); });
 }
 
 void ProfiledBackend::rms_norm(Matrix x, Matrix weight, float epsilon, Matrix y, Matrix inverse_rms) {
@@ -167,10 +167,9 @@ void ProfiledBackend::rms_norm_backward(Matrix x, Matrix weight, Matrix inverse_
           [&] { device_->rms_norm_backward(x, weight, inverse_rms, dy, dx, accumulate); });
 }
 
-void ProfiledBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
-                                       Matrix kept_up) {
-  measure("gated_activation", {bytes_of(gate, up, out, kept_gate, kept_up)},
-          [&] { device_->gated_activation(f, gate, up, out, kept_gate, kept_up); });
+void ProfiledBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
+  measure("gated_activation", {bytes_of(gate, up, out)},
+          [&] { device_->gated_activation(f, gate, up, out); });
 }
 void ProfiledBackend::gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout,
                                                 Matrix dgate, Matrix dup) {

@@ -18,7 +18,7 @@ LayersDecoder::LayersDecoder(Backend& backend, const BackboneConfig& config, DTy
       rotary_(rotary),
       job_(job),
       max_positions_(max_positions),
-      cache_(make_kv_cache(backend, config.layers, max_positions, config.kv_size())) {
+      cache_(make_kv_cache(backend, config.layers, max_positions, config.kv_size(), compute)) {
   CHECK(layers.embedding && layers.head);
   CHECK(job.empty() || adapters.find(job) != nullptr);
 }

@@ -56,6 +56,15 @@ bool HookCalls::any(const Asks& asks) const {
   return false;
 }
 
+bool HookCalls::changes_output(const Module& module) const {
+  const Asks asks = output(module);
+  for (const PackUses::Group& group : uses_.groups())
+    for (const BoundUse& bound : group.uses)
+      if (bound.use.row < rows_ && asks(*bound.cached) && group.method->changes_output(bound.use, module))
+        return true;
+  return false;
+}
+
 // Calls each kind of method with those of its uses that ask for the hook.
 template <typename Call>
 void HookCalls::each_kind(const Asks& asks, const Call& call) {

@@ -76,6 +76,7 @@ class HookCalls final : public HookContext {
   // --- what takes part
   bool wants_input(const Module& module) const { return any(input(module)); }
   bool wants_output(const Module& module) const { return any(output(module)); }
+  bool changes_output(const Module& module) const;                           // beside low-rank products
   bool wants_both(const Module& module) const { return any(both(module)); }  // one adapter
   bool changes_dy(const Module& module) const { return any(output_gradient(module)); }
   bool wants_sublayer(Sublayer sublayer) const { return any(after(sublayer)); }

@@ -221,7 +221,7 @@ void KernelBench::norms_and_activations() {
   memory("rms_norm_backward", 4 * kPass,
          [&] { backend_.rms_norm_backward(x, weight, inverse, dy, dx, true); });
   const auto cos = make(kRows, 32), sin = make(kRows, 32), ids = make(kRows, 2);
-  memory("rotary", 2 * kPass, [&] { backend_.rotary(x, cos, sin, 64, false); });
+  memory("rotary", 2 * kPass, [&] { backend_.rotary(x, cos, sin, 64, false, x); });
   Matrix words = ids;
   words.dtype = DType::kI32;
   memory("dropout", 2 * kPass, [&] {

@@ -94,13 +94,15 @@ MemoryModel::Flight MemoryModel::flight(std::span<const JobMemory> jobs) const {
   return {largest, std::min(ready, packs * largest)};
 }
 
-// By a block for one row: x, mid, q, k and v, the attention's sums; its output, gate and up, which bfloat16
-// keeps rounded; with checkpointing x alone.
+// By a block for one row: x, mid and the attention's sums; in the dtype of products q, k, v, the attention's
+// output, gate and up; with checkpointing x alone. A norm of heads needs q and k as they were before it.
 int64_t MemoryModel::block_row_bytes(bool checkpointing) const {
   if (checkpointing) return kFloat * config.hidden;
   const int64_t norms = 2 + config.heads + (config.qk_norm ? config.heads + config.kv_heads : 0);
-  return kFloat * (2 * config.hidden + config.q_size() + 2 * config.kv_size() + norms) +
-         int64_t(dtype_size(compute)) * (config.q_size() + 2 * config.intermediate);
+  const int64_t q_and_k = config.q_size() + config.kv_size();
+  const int64_t rounded = config.q_size() + config.kv_size() + 2 * config.intermediate;
+  return kFloat * (2 * config.hidden + norms + (config.qk_norm ? q_and_k : 0)) +
+         int64_t(dtype_size(compute)) * (rounded + (config.qk_norm ? 0 : q_and_k));
 }
 
 int64_t MemoryModel::kept_row_bytes(const JobMemory& job, const LayerRange& stage) const {
@@ -138,26 +140,24 @@ int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRang
   return bytes;
 }
 
-// Beside what is kept, in the topmost block here, or with the logits of a piece. What products read is in
-// their dtype: the inputs of attention and MLP, which a backward computes again, and the gated product. The
-// MLP forward: its input, output and product, and in bfloat16 gate and up before they are rounded. Backward:
-// dy, its input, that input's gradient, the product and its gradient, and in bfloat16 those of gate and up
-// where a method changes them in float32. Attention backward: dy, its input and
-// that input's gradient, those of the output, q, k and v, when gate, up and mid are needed no more.
+// Beside what is kept, in the topmost block here, or with the logits of a piece. A forward needs less than
+// the backward. What products read is in their dtype: the inputs of attention and MLP, which a backward
+// computes again, and the gated product. The MLP's backward: dy, its input, that input's gradient, the
+// product and its gradient, and in bfloat16 those of gate and up where a method changes them in float32.
+// Attention's: dy, its input and that input's gradient, those of the output, q, k and v, when gate, up and
+// mid are needed no more.
 int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows,
                                    std::span<const JobMemory> jobs) const {
   const int64_t hidden = config.hidden, inner = config.intermediate, q = config.q_size(),
                 kv = config.kv_size();
   const int64_t rounded = int64_t(dtype_size(compute));
   const bool bf16 = compute == DType::kBF16;
-  const int64_t exact_gate_and_up = bf16 ? 2 * kFloat * inner : 0;
   const bool exact_gradients =
       bf16 && (change_gradient(jobs, Slot::kGate) || change_gradient(jobs, Slot::kUp));
-  const int64_t forward = kFloat * hidden + rounded * (hidden + inner) + exact_gate_and_up;
-  const int64_t backward = kFloat * (2 * hidden + inner) + rounded * hidden +
-                           (exact_gradients ? exact_gate_and_up : rounded * inner);
+  const int64_t mlp = kFloat * (2 * hidden + inner) + rounded * hidden +
+                      (exact_gradients ? 2 * kFloat * inner : rounded * inner);
   const int64_t attention = kFloat * (hidden + 2 * q + 2 * kv) + rounded * (hidden - 2 * inner);
-  int64_t row_bytes = std::max({forward, backward, attention});
+  int64_t row_bytes = std::max(mlp, attention);
   if (jobs.front().checkpointing)
     row_bytes += block_row_bytes(false);  // of one block at a time, computed again
   int64_t bytes = rows * row_bytes;

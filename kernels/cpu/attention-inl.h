@@ -21,11 +21,10 @@ HWY_BEFORE_NAMESPACE();
 namespace coppice {
 namespace HWY_NAMESPACE {
 
-// Rows in memory.
-struct RowsAt {
-  const float* data;
-  int64_t rows, cols, stride;
-};
+// Rows of float32 in scratch.
+inline Matrix matrix_at(float* data, int64_t rows, int64_t cols, int64_t stride) {
+  return {reinterpret_cast<std::byte*>(data), DType::kF32, rows, cols, stride};
+}
 
 template <bool kBf16>
 struct Operands;
@@ -43,20 +42,22 @@ struct Operands<false> {
   static int64_t floats_right(int64_t rows, int64_t cols) { return rows * cols; }
 
   // x as a left side.
-  static HWY_INLINE Left left(RowsAt x, float*) { return {x.data, x.stride, 1}; }
+  static HWY_INLINE Left left(const Matrix& x, float*) { return {x.as<float>(), x.stride, 1}; }
   // The transpose of x as a left side of depth `depth`.
-  static HWY_INLINE Left left_transposed(RowsAt x, int64_t, float*) { return {x.data, 1, x.stride}; }
+  static HWY_INLINE Left left_transposed(const Matrix& x, int64_t, float*) {
+    return {x.as<float>(), 1, x.stride};
+  }
   // x as a right side of so many products: a copy where rows lie far apart, since of those whose distance is
   // a power of two few would find room in the first-level cache.
   static constexpr int64_t kNearStride = 128;
-  static HWY_INLINE Right right(RowsAt x, int64_t products, float* to) {
-    if (products == 1 || x.stride <= kNearStride) return {x.data, x.stride};
-    for (int64_t r = 0; r < x.rows; ++r) std::copy_n(x.data + r * x.stride, x.cols, to + r * x.cols);
+  static HWY_INLINE Right right(const Matrix& x, int64_t products, float* to) {
+    if (products == 1 || x.stride <= kNearStride) return {x.as<float>(), x.stride};
+    for (int64_t r = 0; r < x.rows; ++r) std::copy_n(f32_row(x, r), x.cols, to + r * x.cols);
     return {to, x.cols};
   }
   // The transpose of x as a right side, [cols, columns].
-  static HWY_INLINE Right right_transposed(RowsAt x, int64_t columns, float* to) {
-    transpose_into(x.data, x.rows, x.cols, x.stride, to, columns);
+  static HWY_INLINE Right right_transposed(const Matrix& x, int64_t columns, float* to) {
+    transpose_into(x.as<float>(), x.rows, x.cols, x.stride, to, columns);
     return {to, columns};
   }
 
@@ -88,13 +89,15 @@ struct Operands<true> {
     return std::max(rows * pairs_of(cols), round_up(rows, kWhole) / 2 * cols);
   }
 
-  static HWY_INLINE Left left(RowsAt x, float* to) {
+  static HWY_INLINE Left left(const Matrix& x, float* to) {
     Pair* const pairs = reinterpret_cast<Pair*>(to);
     const int64_t stride = pairs_of(x.cols);
-    pack_pairs_along(x.data, x.rows, x.cols, x.stride, pairs, stride);
+    with_elements(x, [&](auto element) {
+      pack_pairs_along(x.as<decltype(element)>(), x.rows, x.cols, x.stride, pairs, stride);
+    });
     return {pairs, stride, 1};
   }
-  static HWY_INLINE Left left_transposed(RowsAt x, int64_t depth, float* to) {
+  static HWY_INLINE Left left_transposed(const Matrix& x, int64_t depth, float* to) {
     constexpr int64_t kSide = 64;  // of what is packed across, then turned
     HWY_ALIGN float across[kSide / 2 * kSide];
     const int64_t stride = depth / 2;
@@ -102,24 +105,30 @@ struct Operands<true> {
       const int64_t pairs = std::min(kSide, depth - r) / 2, rows = std::clamp<int64_t>(x.rows - r, 0, kSide);
       for (int64_t c = 0; c < x.cols; c += kSide) {
         const int64_t cols = std::min(kSide, x.cols - c);
-        pack_pairs_across(x.data + r * x.stride + c, rows, cols, x.stride, reinterpret_cast<Pair*>(across),
-                          kSide);
+        with_elements(x, [&](auto element) {
+          pack_pairs_across(row_of<decltype(element)>(x, r) + c, rows, cols, x.stride,
+                            reinterpret_cast<Pair*>(across), kSide);
+        });
         std::fill(across + pairs_of(rows) * kSide, across + pairs * kSide, 0.0f);
         transpose_into(across, pairs, cols, kSide, to + c * stride + r / 2, stride);
       }
     }
     return {reinterpret_cast<const Pair*>(to), stride, 1};
   }
-  static HWY_INLINE Right right(RowsAt x, int64_t, float* to) {
+  static HWY_INLINE Right right(const Matrix& x, int64_t, float* to) {
     Pair* const pairs = reinterpret_cast<Pair*>(to);
-    pack_pairs_across(x.data, x.rows, x.cols, x.stride, pairs, x.cols);
+    with_elements(x, [&](auto element) {
+      pack_pairs_across(x.as<decltype(element)>(), x.rows, x.cols, x.stride, pairs, x.cols);
+    });
     const int64_t packed = pairs_of(x.rows), whole = round_up(x.rows, kWhole) / 2;
     std::fill_n(pairs + packed * x.cols, (whole - packed) * x.cols, 0);
     return {pairs, x.cols};
   }
-  static HWY_INLINE Right right_transposed(RowsAt x, int64_t columns, float* to) {
+  static HWY_INLINE Right right_transposed(const Matrix& x, int64_t columns, float* to) {
     Pair* const pairs = reinterpret_cast<Pair*>(to);
-    pack_pairs_transposed(x.data, x.rows, x.cols, x.stride, pairs, columns);
+    with_elements(x, [&](auto element) {
+      pack_pairs_transposed(x.as<decltype(element)>(), x.rows, x.cols, x.stride, pairs, columns);
+    });
     return {pairs, columns};
   }
 

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cmath>
+#include <vector>
 
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/attention_task.h"
@@ -191,9 +192,7 @@ HWY_INLINE void meet(const HeadTask& task, const QueryTile& queries,
                      std::span<const PreparedTile<kBf16>> tiles, float* q_packed, float* p_packed) {
   using Side = Operands<kBf16>;
   const int64_t size = task.head_dim, rows = queries.rows;
-  const AttentionItem& item = *task.item;
-  const float* const from = f32_row(item.q, queries.first) + task.column(queries.head);
-  const auto q = Side::left({from, rows, size, item.q.stride}, q_packed);
+  const auto q = Side::left(task.head_rows(task.item->q, queries.head, queries.first, rows), q_packed);
   for (const PreparedTile<kBf16>& at : tiles) {
     const int64_t visible = task.visible(at.tile, queries.first, rows);
     if (visible == 0) continue;
@@ -201,7 +200,7 @@ HWY_INLINE void meet(const HeadTask& task, const QueryTile& queries,
     Side::multiply(rows, keys, size, q, at.keys, queries.scores, kKeys);
     if (!task.all_seen(at.tile, width, queries.first, rows)) mask_scores(task, at.tile, queries, width);
     softmax_tile(task, queries, width);
-    const auto p = Side::left({queries.scores, rows, keys, kKeys}, p_packed);
+    const auto p = Side::left(matrix_at(queries.scores, rows, keys, kKeys), p_packed);
     Side::multiply_add(rows, size, keys, p, at.values, queries.out, size);
   }
 }
@@ -222,11 +221,9 @@ HWY_INLINE void attend(const HeadTask& task, float* scratch) {
       const KeyTile tile = task.tile(t);
       seen = tile.first + tile.count;
       if (task.visible(tile, task.begin, task.end - task.begin) == 0) continue;
-      prepared[size_t(count)] = {tile,
-                                 Side::right_transposed({tile.k, tile.count, size, tile.k_stride}, kKeys,
-                                                        scratch + at.keys + count * at.key_floats),
-                                 Side::right({tile.v, tile.count, size, tile.v_stride}, task.query_tiles(),
-                                             scratch + at.values + count * at.value_floats)};
+      prepared[size_t(count)] = {
+          tile, Side::right_transposed(tile.k, kKeys, scratch + at.keys + count * at.key_floats),
+          Side::right(tile.v, task.query_tiles(), scratch + at.values + count * at.value_floats)};
       ++count;
     }
     for (int64_t i = 0; i < task.query_tiles(); ++i) {
@@ -267,19 +264,25 @@ int64_t attention_floats(const HeadTask& task) {
   return task.bf16 ? ForwardLayout<true>(task).size() : ForwardLayout<false>(task).size();
 }
 
-void rotate_rows(Matrix x, Matrix cos, Matrix sin, int64_t head_dim, bool transposed, int64_t begin,
+void rotate_rows(Matrix x, Matrix cos, Matrix sin, int64_t head_dim, bool transposed, Matrix y, int64_t begin,
                  int64_t end) {
   const int64_t half = head_dim / 2;
+  const bool rounds = y.dtype == DType::kBF16;
+  std::vector<float> turned(size_t(rounds ? x.cols : 0));
   for (int64_t r = begin; r < end; ++r) {
     const float *const c_row = f32_row(cos, r), *const s_row = f32_row(sin, r);
-    for (float* head = f32_row(x, r); head < f32_row(x, r) + x.cols; head += head_dim) {
+    float* const to = rounds ? turned.data() : f32_row(y, r);
+    for (int64_t head = 0; head < x.cols; head += head_dim) {
+      const float *const from1 = f32_row(x, r) + head, *const from2 = from1 + half;
+      float *const to1 = to + head, *const to2 = to1 + half;
       for_columns(half, [=](int64_t i, auto part) HWY_ATTR {
-        const Vec x1 = load(head + i, part), x2 = load(head + half + i, part), c = load(c_row + i, part);
+        const Vec x1 = load(from1 + i, part), x2 = load(from2 + i, part), c = load(c_row + i, part);
         const Vec s = transposed ? hn::Neg(load(s_row + i, part)) : load(s_row + i, part);
-        store(hn::Sub(hn::Mul(x1, c), hn::Mul(x2, s)), head + i, part);
-        store(hn::Add(hn::Mul(x2, c), hn::Mul(x1, s)), head + half + i, part);
+        store(hn::Sub(hn::Mul(x1, c), hn::Mul(x2, s)), to1 + i, part);
+        store(hn::Add(hn::Mul(x2, c), hn::Mul(x1, s)), to2 + i, part);
       });
     }
+    if (rounds) round_operands(turned.data(), x.cols, bf16_row(y, r));
   }
 }
 
@@ -306,6 +309,8 @@ HeadTask head_task(const AttentionShape& shape, const AttentionItem& item, int64
   CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0);
   CHECK(item.q.cols == int64_t(shape.heads) * shape.head_dim && item.k.cols == keys && item.v.cols == keys);
   CHECK(item.v.rows == item.k.rows && item.k.rows >= item.q.rows);
+  for (const Matrix& x : {item.q, item.k, item.v})
+    CHECK(x.dtype == DType::kF32 || (x.dtype == DType::kBF16 && compute == DType::kBF16));
   CHECK(item.prefix_k.empty() == item.prefix_v.empty() && item.prefix_k.rows == item.prefix_v.rows);
   CHECK(item.prefix_k.empty() || (item.prefix_k.cols == keys && item.prefix_v.cols == keys));
   CHECK(item.out.rows == item.q.rows && item.out.cols == item.q.cols && is_float(item.out.dtype));
@@ -353,11 +358,12 @@ void CpuBackend::attention(const AttentionShape& shape, std::span<const Attentio
   run_attention(tasks, &HWY_DYNAMIC_DISPATCH(attention_floats), &HWY_DYNAMIC_DISPATCH(attention_head));
 }
 
-void CpuBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed) {
+void CpuBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed, Matrix y) {
   CHECK(head_dim > 0 && head_dim % 2 == 0 && x.cols % head_dim == 0);
   CHECK(cos.rows == x.rows && sin.rows == x.rows && cos.cols == head_dim / 2 && sin.cols == head_dim / 2);
+  CHECK(y.rows == x.rows && y.cols == x.cols && x.dtype == DType::kF32 && is_float(y.dtype));
   for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(rotate_rows)(x, cos, sin, head_dim, transposed, begin, end);
+    HWY_DYNAMIC_DISPATCH(rotate_rows)(x, cos, sin, head_dim, transposed, y, begin, end);
   });
 }
 

@@ -103,8 +103,8 @@ HWY_INLINE PreparedQueries<kBf16> prepare_queries(const HeadTask& task, const Ba
   std::tie(to.head, to.first, to.rows) = task.query_tile(tile);
   to.width = round_up(to.rows, 16);
   const int64_t column = task.column(to.head);
-  const RowsAt q = {f32_row(item.q, to.first) + column, to.rows, size, item.q.stride};
-  const RowsAt dout = {f32_row(task.dout, to.first) + column, to.rows, size, task.dout.stride};
+  const Matrix q = task.head_rows(item.q, to.head, to.first, to.rows),
+               dout = task.head_rows(task.dout, to.head, to.first, to.rows);
   to.q_turned = Side::right_transposed(q, kQueries, scratch);
   to.dout_turned = Side::right_transposed(dout, kQueries, scratch += at.turned_floats);
   to.q = Side::right(q, task.tiles(), scratch += at.turned_floats);
@@ -116,7 +116,7 @@ HWY_INLINE PreparedQueries<kBf16> prepare_queries(const HeadTask& task, const Ba
   std::fill_n(to.log_sums, 2 * kQueries, 0.0f);
   with_elements(item.out, [&](auto element) HWY_ATTR {
     for (int64_t i = 0; i < to.rows; ++i) {
-      const float* const g = dout.data + i * dout.stride;
+      const float* const g = f32_row(dout, i);
       const auto* const out = row_of<decltype(element)>(item.out, to.first + i) + column;
       to.products[i] = task.scale * sum_columns(size, [=](int64_t c, auto part) HWY_ATTR {
                          return hn::Mul(load(g + c, part), load(out + c, part));
@@ -172,9 +172,8 @@ struct PreparedKeys {
   float *dk, *dv;
 };
 
-HWY_INLINE void copy_rows(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
-                          int64_t cols) {
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, cols, to + r * to_stride);
+HWY_INLINE void copy_rows(const Matrix& from, const Matrix& to) {
+  for (int64_t r = 0; r < from.rows; ++r) std::copy_n(f32_row(from, r), from.cols, f32_row(to, r));
 }
 
 // begins: whether dk and dv begin here, or go on from what is there.
@@ -183,19 +182,18 @@ HWY_INLINE PreparedKeys<kBf16> prepare_keys(const HeadTask& task, const Backward
                                             const KeyTile& tile, bool begins, float* scratch) {
   using Side = Operands<kBf16>;
   const int64_t size = task.head_dim, computed = Side::computed(tile.count);
-  const RowsAt k = {tile.k, tile.count, size, tile.k_stride}, v = {tile.v, tile.count, size, tile.v_stride};
   float *const dk = scratch + at.dk, *const dv = scratch + at.dv;
   if (begins) {
     std::fill_n(dk, computed * size, 0.0f);
     std::fill_n(dv, computed * size, 0.0f);
   } else {
-    copy_rows(tile.dk, tile.dk_stride, dk, size, tile.count, size);
-    copy_rows(tile.dv, tile.dv_stride, dv, size, tile.count, size);
+    copy_rows(tile.dk, matrix_at(dk, tile.count, size, size));
+    copy_rows(tile.dv, matrix_at(dv, tile.count, size, size));
   }
   return {tile,
-          Side::left(k, scratch + at.k),
-          Side::left(v, scratch + at.v),
-          Side::left_transposed(k, computed, scratch + at.k_turned),
+          Side::left(tile.k, scratch + at.k),
+          Side::left(tile.v, scratch + at.v),
+          Side::left_transposed(tile.k, computed, scratch + at.k_turned),
           dk,
           dv};
 }
@@ -218,9 +216,9 @@ HWY_INLINE void meet_as_one(const HeadTask& task, const PreparedKeys<kBf16>& key
     mask_tile(task, keys.tile, queries, computed, scores);
     mask_tile(task, keys.tile, queries, computed, dp);
   }
-  const RowsAt ds = {dp, computed, width, kQueries};
-  Side::multiply_add(computed, size, rows, Side::left({scores, computed, width, kQueries}, scratch + at.p),
-                     queries.dout, keys.dv, size);
+  const Matrix p = matrix_at(scores, computed, width, kQueries),
+               ds = matrix_at(dp, computed, width, kQueries);
+  Side::multiply_add(computed, size, rows, Side::left(p, scratch + at.p), queries.dout, keys.dv, size);
   Side::multiply_add(computed, size, rows, Side::left(ds, scratch + at.ds), queries.q, keys.dk, size);
   Side::multiply_add(size, width, computed, keys.k_turned, Side::right(ds, 1, scratch + at.ds_turned),
                      queries.dq, kQueries);
@@ -256,8 +254,8 @@ HWY_INLINE void attend_backward(const HeadTask& task, float* scratch) {
       if (first > 0 && !met) continue;
       const PreparedKeys<kBf16> keys = prepare_keys(task, at, tile, first == 0, scratch);
       for (int64_t i = 0; i < count; ++i) meet<kBf16>(task, keys, queries[size_t(i)], at, scratch);
-      copy_rows(keys.dk, size, tile.dk, tile.dk_stride, tile.count, size);
-      copy_rows(keys.dv, size, tile.dv, tile.dv_stride, tile.count, size);
+      copy_rows(matrix_at(keys.dk, tile.count, size, size), tile.dk);
+      copy_rows(matrix_at(keys.dv, tile.count, size, size), tile.dv);
     }
     for (int64_t i = 0; i < count; ++i) {
       const PreparedQueries<kBf16>& from = queries[size_t(i)];

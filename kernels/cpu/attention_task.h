@@ -36,11 +36,9 @@ class ScratchLayout {
 
 // Keys and values of one head that are met together; the first key's number.
 struct KeyTile {
-  const float *k, *v;
-  int64_t k_stride, v_stride;
+  Matrix k, v;
+  Matrix dk, dv;  // backward: where their gradients go, written not added
   int64_t first, count;
-  float *dk, *dv;  // backward: where their gradients go, written not added
-  int64_t dk_stride, dv_stride;
 };
 
 // The part of an operand that belongs to one key head, in the way of KeyTile.
@@ -49,21 +47,9 @@ struct KeyRows {
 
   int64_t tiles(int64_t keys) const { return k.empty() ? 0 : (k.rows + keys - 1) / keys; }
   KeyTile tile(int64_t row, int64_t keys, int64_t first_number) const {
-    KeyTile tile = {f32_row(k, row),
-                    f32_row(v, row),
-                    k.stride,
-                    v.stride,
-                    first_number + row,
-                    std::min(keys, k.rows - row),
-                    nullptr,
-                    nullptr,
-                    0,
-                    0};
-    if (!dk.empty()) {
-      tile.dk = f32_row(dk, row), tile.dv = f32_row(dv, row);
-      tile.dk_stride = dk.stride, tile.dv_stride = dv.stride;
-    }
-    return tile;
+    const int64_t count = std::min(keys, k.rows - row);
+    const auto part = [&](const Matrix& x) { return x.empty() ? Matrix() : x.row_range(row, count); };
+    return {part(k), part(v), part(dk), part(dv), first_number + row, count};
   }
 };
 
@@ -111,6 +97,10 @@ struct HeadTask {
   }
   int64_t head(int64_t i) const { return kv_head * group + i; }
   int64_t column(int64_t i) const { return head(i) * head_dim; }
+  // The rows [first, first + count) of x, of queries, in one head.
+  Matrix head_rows(const Matrix& x, int64_t i, int64_t first, int64_t count) const {
+    return x.row_range(first, count).column_range(column(i), head_dim);
+  }
 };
 
 // attention.cc

@@ -7,9 +7,6 @@
 
 namespace coppice {
 
-// x, F32, rounded to bfloat16: row r at to + r * x.cols.
-void round_rows_to_bf16(const Matrix& x, uint16_t* to);
-
 // As operands of a product are rounded (bf16_gemm.h): denormals become zero. `to` may be where `from` is.
 void round_operands(const float* from, int64_t count, uint16_t* to);
 
@@ -18,6 +15,5 @@ void widen_bf16(const uint16_t* from, int64_t count, float* to);
 
 // Elements [begin, begin + count) of a floating-point view.
 void read_f32(const TensorView& view, int64_t begin, int64_t count, float* to);
-void read_bf16(const TensorView& view, int64_t begin, int64_t count, uint16_t* to);
 
 }  // namespace coppice

@@ -144,6 +144,13 @@ void pack_rows(const Matrix& x, Pair* to) {
   }
 }
 
+// x to BF16 rows, as products take them.
+void round_block(const Matrix& x, const Matrix& to) {
+  if (is_pairs(to))
+    return pack_pairs_along(f32_row(x, 0), x.rows, x.cols, x.stride, to.as<Pair>(), to.stride / 2);
+  for (int64_t r = 0; r < x.rows; ++r) round_operands(f32_row(x, r), x.cols, bf16_row(to, r));
+}
+
 // Whether packing a value as bfloat16 changes it.
 bool changes(float value) {
   uint32_t bits;
@@ -256,10 +263,10 @@ bool PanelLinear::made(const FrozenWeight& weight) {
 void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix y, bool accumulate,
                            std::span<const LowRankItem> beside) {
   CHECK(x.dtype == DType::kF32 || (x.dtype == DType::kBF16 && product.compute() == DType::kBF16));
-  CHECK(y.dtype == DType::kF32 && x.rows == y.rows);
+  const bool bf16 = product.compute() == DType::kBF16, rounds = y.dtype == DType::kBF16;
+  CHECK(x.rows == y.rows && (rounds ? bf16 && !accumulate : y.dtype == DType::kF32));
   CHECK(x.cols == product.depth() && y.cols == product.cols());
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == y.cols && bias.dtype == DType::kF32));
-  const bool bf16 = product.compute() == DType::kBF16;
   const int64_t threads = pool_.threads(), units = product.units();
   const auto round_up = [](int64_t value, int64_t step) { return (value + step - 1) / step * step; };
   const int64_t groups =
@@ -287,17 +294,19 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
   }
   const size_t panel_bytes = product.turned ? size_t(std::min(kUnits, units) * kPanel) * kUnitBytes : 0;
   const Buffer scratch = backend_.allocate(panel_bytes * size_t(kPanelsATask * threads));
+  // What is to be rounded has its sums here until they are whole: those of a block, or, where the depth comes
+  // in parts, of all rows of a task.
+  const int64_t sums_rows = !rounds ? 0 : units > kUnits ? chunk_rows : kRowBlock;
+  const int64_t sums_stride = kPanelsATask * kPanel;
+  const Buffer sums = backend_.allocate(size_t(sums_rows * sums_stride * threads) * sizeof(float));
 
   pool_.parallel_for(groups * chunks, [&](int64_t task, int worker) {
     const int64_t group = task % groups, chunk = task / groups;
     const int64_t first = product.panels() * group / groups, last = product.panels() * (group + 1) / groups;
     const int64_t begin = chunk * chunk_rows, end = std::min(x.rows, begin + chunk_rows);
+    const int64_t column = first * kPanel, columns = std::min(y.cols, last * kPanel) - column;
     std::byte* const own = scratch.data() + panel_bytes * size_t(kPanelsATask * worker);
-    if (!bias.empty()) {
-      const int64_t from = first * kPanel, to = std::min(y.cols, last * kPanel);
-      for (int64_t r = begin; r < end; ++r)
-        std::copy(bias.as<float>() + from, bias.as<float>() + to, f32_row(y, r) + from);
-    }
+    float* const own_sums = reinterpret_cast<float*>(sums.data()) + worker * sums_rows * sums_stride;
     for (int64_t p = first; p < last; ++p)
       low_rank.prepare(begin, end, p * kPanel, product.width(p), p - first, worker);
     for (int64_t unit = 0; unit < units; unit += kUnits) {
@@ -306,6 +315,12 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
       const std::byte* parts[kPanelsATask];
       for (int64_t row = begin; row < end; row += kRowBlock) {
         const int64_t rows = std::min(kRowBlock, end - row);
+        float* const block =
+            rounds ? own_sums + (units > kUnits ? row - begin : 0) * sums_stride : f32_row(y, row) + column;
+        const int64_t stride = rounds ? sums_stride : y.stride;
+        if (unit == 0 && !bias.empty())
+          for (int64_t r = 0; r < rows; ++r)
+            std::copy_n(bias.as<float>() + column, columns, block + r * stride);
         for (int64_t p = first; p < last; ++p) {
           // The first rows to need a part have it made, and call for the next one.
           Ahead ahead;
@@ -319,18 +334,21 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
             }
           }
           const int64_t width = product.width(p);
-          float* const to = f32_row(y, row) + p * kPanel;
+          float* const to = block + (p - first) * kPanel;
           if (bf16) {
             multiply_pairs(rows, width, count, {left.data + row * left.row + unit, left.row, 1},
-                           reinterpret_cast<const Pair*>(parts[p - first]), width, to, y.stride, 1,
+                           reinterpret_cast<const Pair*>(parts[p - first]), width, to, stride, 1,
                            add ? PairStore::kAccumulate : PairStore::kOverwrite, ahead);
           } else {
             HWY_DYNAMIC_DISPATCH(multiply_floats)
             (rows, width, count, f32_row(x, row) + unit, x.stride,
-             reinterpret_cast<const float*>(parts[p - first]), to, y.stride, add, ahead);
+             reinterpret_cast<const float*>(parts[p - first]), to, stride, add, ahead);
           }
-          if (unit + count == units) low_rank.add(row, rows, width, p - first, worker, to, y.stride);
+          if (unit + count == units) low_rank.add(row, rows, width, p - first, worker, to, stride);
         }
+        if (rounds && unit + count == units)
+          round_block({reinterpret_cast<std::byte*>(block), DType::kF32, rows, columns, stride},
+                      y.row_range(row, rows).column_range(column, columns));
       }
     }
   });

@@ -73,9 +73,8 @@ HWY_INLINE void with_activation(Activation f, const Call& call) {
   }
 }
 
-// Of kept_gate and kept_up there may be fewer rows, or none.
 template <Activation kind, typename In, typename Out>
-HWY_INLINE void gated_rows(Matrix gate, Matrix up, Matrix out, Matrix kept_gate, Matrix kept_up) {
+HWY_INLINE void gated_rows(Matrix gate, Matrix up, Matrix out) {
   for (int64_t r = 0; r < gate.rows; ++r) {
     for_pieces(gate.cols, [&](int64_t first, int64_t count) HWY_ATTR {
       const In* const g = row_of<In>(gate, r) + first;
@@ -89,10 +88,6 @@ HWY_INLINE void gated_rows(Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
         store(value, to + c, part);
       });
       piece.done(count, result);
-      if constexpr (std::is_same_v<In, float>) {
-        if (r < kept_gate.rows) round_operands(g, count, bf16_row(kept_gate, r) + first);
-        if (r < kept_up.rows) round_operands(u, count, bf16_row(kept_up, r) + first);
-      }
     });
   }
 }
@@ -119,12 +114,11 @@ HWY_INLINE void gated_backward_rows(Matrix gate, Matrix up, Matrix dout, Matrix 
 }
 
 // up may be empty: out = f(gate).
-void gated(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate, Matrix kept_up) {
+void gated(Activation f, Matrix gate, Matrix up, Matrix out) {
   with_activation(f, [&](auto kind) HWY_ATTR {
     with_elements(gate, [&](auto in) HWY_ATTR {
-      with_elements(out, [&](auto to) HWY_ATTR {
-        gated_rows<kind(), decltype(in), decltype(to)>(gate, up, out, kept_gate, kept_up);
-      });
+      with_elements(out,
+                    [&](auto to) HWY_ATTR { gated_rows<kind(), decltype(in), decltype(to)>(gate, up, out); });
     });
   });
 }
@@ -316,24 +310,14 @@ void check_gather(const GatherItem& item) {
 
 }  // namespace
 
-void CpuBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
-                                  Matrix kept_up) {
+void CpuBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
   check_floats(gate, up);
   check_floats(gate, out);
   CHECK(gate.dtype == up.dtype);
-  for (const Matrix& kept : {kept_gate, kept_up}) {
-    if (kept.empty()) continue;
-    CHECK(gate.dtype == DType::kF32 && kept.dtype == DType::kBF16);
-    CHECK(kept.cols == gate.cols && kept.rows <= gate.rows);
-  }
   for_rows(gate.rows, gate.cols, [&](int64_t begin, int64_t end) {
     const int64_t n = end - begin;
-    const auto kept = [&](const Matrix& x) {
-      return begin < x.rows ? x.row_range(begin, std::min(n, x.rows - begin)) : Matrix();
-    };
     HWY_DYNAMIC_DISPATCH(gated)
-    (f, gate.row_range(begin, n), up.row_range(begin, n), out.row_range(begin, n), kept(kept_gate),
-     kept(kept_up));
+    (f, gate.row_range(begin, n), up.row_range(begin, n), out.row_range(begin, n));
   });
 }
 
@@ -354,7 +338,7 @@ void CpuBackend::activation(Activation f, std::span<const UnaryItem> items) {
   for_blocks(
       items, {}, [](const UnaryItem& item) { return item.y; },
       [&](const UnaryItem& item, const Block& block) {
-        HWY_DYNAMIC_DISPATCH(gated)(f, block.of(item.x), Matrix(), block.of(item.y), Matrix(), Matrix());
+        HWY_DYNAMIC_DISPATCH(gated)(f, block.of(item.x), Matrix(), block.of(item.y));
       });
 }
 
@@ -390,10 +374,9 @@ void CpuBackend::copy(std::span<const UnaryItem> items) {
           if (item.x.dtype == item.y.dtype) {
             std::memmove(row_bytes(item.y, r), row_bytes(item.x, r), bytes);
           } else if (item.y.dtype == DType::kBF16) {
-            round_rows_to_bf16(item.x.row_range(r, 1), reinterpret_cast<uint16_t*>(row_bytes(item.y, r)));
+            round_operands(f32_row(item.x, r), item.x.cols, bf16_row(item.y, r));
           } else {
-            widen_bf16(reinterpret_cast<const uint16_t*>(row_bytes(item.x, r)), item.x.cols,
-                       f32_row(item.y, r));
+            widen_bf16(bf16_row(item.x, r), item.x.cols, f32_row(item.y, r));
           }
         }
       });

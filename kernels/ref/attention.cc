@@ -35,8 +35,9 @@ Buffer stack(Backend& backend, const Matrix& first, const Matrix& second, DType 
   Buffer buffer = backend.allocate(size_t((prefix + second.rows) * cols) * sizeof(float));
   const Matrix rows = buffer.matrix(prefix + second.rows, cols);
   for (int64_t r = 0; r < rows.rows; ++r) {
-    const float* const from = r < prefix ? f32_row(first, r) : f32_row(second, r - prefix);
-    for (int64_t c = 0; c < cols; ++c) f32_row(rows, r)[c] = rounded(from[c], compute);
+    const Matrix& from = r < prefix ? first : second;
+    for (int64_t c = 0; c < cols; ++c)
+      f32_row(rows, r)[c] = rounded(element(from, r < prefix ? r : r - prefix, c), compute);
   }
   return buffer;
 }
@@ -156,17 +157,18 @@ void RefBackend::attention_backward(const AttentionShape& shape, std::span<const
   }
 }
 
-void RefBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed) {
+void RefBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed, Matrix y) {
   const int64_t half = head_dim / 2;
   CHECK(head_dim > 0 && head_dim % 2 == 0 && x.cols % head_dim == 0);
   CHECK(cos.rows == x.rows && sin.rows == x.rows && cos.cols == half && sin.cols == half);
+  CHECK(y.rows == x.rows && y.cols == x.cols && x.dtype == DType::kF32 && is_float(y.dtype));
   for_each(x.rows, [&](int64_t r) {
-    for (float* head = f32_row(x, r); head < f32_row(x, r) + x.cols; head += head_dim) {
-      for (int64_t i = 0; i < half; ++i) {
-        const float x1 = head[i], x2 = head[half + i];
-        const float c = f32_row(cos, r)[i], s = transposed ? -f32_row(sin, r)[i] : f32_row(sin, r)[i];
-        head[i] = x1 * c - x2 * s;
-        head[half + i] = x2 * c + x1 * s;
+    for (int64_t head = 0; head < x.cols; head += head_dim) {
+      for (int64_t i = head; i < head + half; ++i) {
+        const float x1 = f32_row(x, r)[i], x2 = f32_row(x, r)[i + half];
+        const float c = f32_row(cos, r)[i - head], s = f32_row(sin, r)[i - head] * (transposed ? -1 : 1);
+        set_element(y, r, i, x1 * c - x2 * s);
+        set_element(y, r, i + half, x2 * c + x1 * s);
       }
     }
   });

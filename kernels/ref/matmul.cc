@@ -102,6 +102,13 @@ std::unique_ptr<FrozenWeight> RefBackend::prepare_weight(const TensorView& weigh
 void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
                         std::span<const LowRankItem> beside) {
   const auto& w = static_cast<const RefWeight&>(weight);
+  if (y.dtype == DType::kBF16) {
+    CHECK(w.compute() == DType::kBF16);
+    const Buffer sums = allocate(size_t(y.size()) * sizeof(float));
+    const UnaryItem rounding{sums.matrix(y.rows, y.cols), y};
+    linear(weight, x, bias, rounding.x, beside);
+    return copy({&rounding, 1});
+  }
   CHECK(x.cols == w.in() && y.cols == w.out() && x.rows == y.rows && y.dtype == DType::kF32);
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == w.out()));
   const Buffer rows = pack(*this, x, false, w.compute());

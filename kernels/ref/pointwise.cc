@@ -56,15 +56,9 @@ void check_floats(const Matrix& a, const Matrix& b) {
 
 }  // namespace
 
-void RefBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
-                                  Matrix kept_up) {
+void RefBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) {
   check_floats(gate, up);
   check_floats(gate, out);
-  for (const auto& [from, to] : {UnaryItem{gate, kept_gate}, UnaryItem{up, kept_up}}) {
-    if (to.empty()) continue;
-    const UnaryItem first_rows{from.row_range(0, to.rows), to};
-    copy({&first_rows, 1});
-  }
   for_each(gate.rows, [&](int64_t r) {
     for (int64_t c = 0; c < gate.cols; ++c) {
       set_element(out, r, c, evaluate(f, element(gate, r, c)).value * element(up, r, c));

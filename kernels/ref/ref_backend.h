@@ -54,7 +54,7 @@ class RefBackend : public HostBackend {
   void attention(const AttentionShape& shape, std::span<const AttentionItem> items, DType compute) override;
   void attention_backward(const AttentionShape& shape, std::span<const AttentionBackwardItem> items,
                           DType compute) override;
-  void rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed) override;
+  void rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed, Matrix y) override;
 
   // norm.cc
   void rms_norm(Matrix x, Matrix weight, float epsilon, Matrix y, Matrix inverse_rms) override;
@@ -62,8 +62,7 @@ class RefBackend : public HostBackend {
                          bool accumulate) override;
 
   // pointwise.cc
-  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out, Matrix kept_gate,
-                        Matrix kept_up) override;
+  void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) override;
   void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                  Matrix dup) override;
   void activation(Activation f, std::span<const UnaryItem> items) override;

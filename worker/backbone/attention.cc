@@ -31,7 +31,7 @@ void Attention::forward(BlockRun& run, Matrix x, Matrix y, AttentionKept* kept, 
   Backend& backend = run.backend;
   const int64_t q_size = query_.module().out, kv_size = key_.module().out;
   Rows q = make_rows(backend, run.rows, q_size), k = make_rows(backend, run.rows, kv_size);
-  Rows v = make_rows(backend, run.rows, kv_size);
+  Rows v = make_rows(backend, run.rows, kv_size, run.compute);
   query_.forward(run.hooks, x, q.matrix);
   key_.forward(run.hooks, x, k.matrix);
   value_.forward(run.hooks, x, v.matrix);
@@ -48,8 +48,8 @@ void Attention::forward(BlockRun& run, Matrix x, Matrix y, AttentionKept* kept, 
       kept->k_inverse = std::move(k_inverse);
     }
   }
-  rotate(run, q.matrix, false);
-  rotate(run, k.matrix, false);
+  q = rotate(run, std::move(q), false, run.compute);
+  k = rotate(run, std::move(k), false, run.compute);
   Rows out = make_rows(backend, run.rows, q_size, run.compute), log_sum;
   if (kept != nullptr) log_sum = make_rows(backend, run.rows, shape_.heads);
   std::vector<AttentionItem> forward_items =
@@ -80,10 +80,8 @@ void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy,
   output_.backward(run.hooks, kept.out.matrix, dy, dout.matrix, false);
   Rows q, k;  // as the attention saw them
   if (query_norm_) {
-    q = normalize_heads(run, *query_norm_, kept.q, kept.q_inverse);
-    k = normalize_heads(run, *key_norm_, kept.k, kept.k_inverse);
-    rotate(run, q.matrix, false);
-    rotate(run, k.matrix, false);
+    q = rotate(run, normalize_heads(run, *query_norm_, kept.q, kept.q_inverse), false, run.compute);
+    k = rotate(run, normalize_heads(run, *key_norm_, kept.k, kept.k_inverse), false, run.compute);
   } else {
     std::swap(q, kept.q);
     std::swap(k, kept.k);
@@ -102,8 +100,12 @@ void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy,
   }
   backend.attention_backward(shape_, backward_items, run.compute);
   for (Rows* rows : {&dout, &q, &k, &kept.out, &kept.v}) *rows = {};
-  rotate(run, dq.matrix, true);
-  rotate(run, dk.matrix, true);
+  // What only products read from here on is rounded here.
+  const auto dtype_of = [&](const Projection& projection) {
+    return query_norm_ || projection.backward_changes_dy(run.hooks) ? DType::kF32 : run.compute;
+  };
+  dq = rotate(run, std::move(dq), true, dtype_of(query_));
+  dk = rotate(run, std::move(dk), true, dtype_of(key_));
   if (query_norm_) {
     dq = normalize_heads_backward(run, *query_norm_, kept.q, kept.q_inverse, dq);
     dk = normalize_heads_backward(run, *key_norm_, kept.k, kept.k_inverse, dk);
@@ -146,9 +148,13 @@ Method::KeysValues Attention::prefix(const BlockRun& run, size_t segment) const 
   return cached->adapter.config->method().keys_and_values(cached->adapter, layer_);
 }
 
-void Attention::rotate(const BlockRun& run, Matrix x, bool transposed) const {
-  run.backend.rotary(x, run.pack.cosines().row_range(0, run.rows), run.pack.sines().row_range(0, run.rows),
-                     shape_.head_dim, transposed);
+Rows Attention::rotate(const BlockRun& run, Rows x, bool transposed, DType dtype) const {
+  Rows turned;
+  if (dtype != DType::kF32) turned = make_rows(run.backend, run.rows, x.matrix.cols, dtype);
+  Rows& to = dtype == DType::kF32 ? x : turned;
+  run.backend.rotary(x.matrix, run.pack.cosines().row_range(0, run.rows),
+                     run.pack.sines().row_range(0, run.rows), shape_.head_dim, transposed, to.matrix);
+  return std::move(to);
 }
 
 Rows Attention::normalize_heads(const BlockRun& run, const Norm& norm, const Rows& raw, Rows& inverse) const {

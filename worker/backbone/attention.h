@@ -14,7 +14,9 @@ namespace coppice {
 
 // What the backward needs, for its rows.
 struct AttentionKept {
-  Rows q, k;  // after rotary; where there is a norm of heads, before it: norm and rotary are computed again
+  // After rotary, as products take them; where there is a norm of heads, before it, F32: norm and rotary are
+  // computed again.
+  Rows q, k;
   Rows q_inverse, k_inverse;
   Rows v, out, log_sum;
 };
@@ -39,7 +41,8 @@ class Attention {
                                    Matrix log_sum) const;
   void append(const BlockRun& run, std::vector<AttentionItem>& items) const;
   Method::KeysValues prefix(const BlockRun& run, size_t segment) const;
-  void rotate(const BlockRun& run, Matrix x, bool transposed) const;
+  // x, F32, turned: in place, or to new rows of another dtype.
+  Rows rotate(const BlockRun& run, Rows x, bool transposed, DType dtype) const;
   Rows normalize_heads(const BlockRun& run, const Norm& norm, const Rows& raw, Rows& inverse) const;
   Rows normalize_heads_backward(const BlockRun& run, const Norm& norm, const Rows& raw, const Rows& inverse,
                                 const Rows& dy) const;

@@ -31,6 +31,12 @@ Projection::Projection(Backend& backend, const BackboneWeights& weights, const M
 }
 
 void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const {
+  if (y.dtype != DType::kF32 && hooks.changes_output(module_)) {
+    const Rows exact = make_rows(hooks.backend(), y.rows, y.cols);
+    forward(hooks, x, exact.matrix, spare);
+    const UnaryItem rounding{exact.matrix, y};
+    return hooks.backend().copy({&rounding, 1});
+  }
   const std::vector<LowRankItem> low_rank = hooks.low_rank(module_);
   const auto product = [&](Matrix input) {
     hooks.backend().linear(*weight_, input, bias_.matrix, y, low_rank);

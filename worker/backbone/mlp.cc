@@ -13,21 +13,14 @@ Mlp::Mlp(Backend& backend, const BackboneConfig& config, const BackboneWeights& 
 void Mlp::forward(BlockRun& run, Matrix x, Matrix y, MlpKept* kept, int64_t kept_rows) const {
   Backend& backend = run.backend;
   const int64_t width = gate_.module().out;
-  Rows gate = make_rows(backend, run.rows, width), up = make_rows(backend, run.rows, width);
+  // The widest rows of a block: where products round their inputs anyway, these are rounded too.
+  Rows gate = make_rows(backend, run.rows, width, run.compute),
+       up = make_rows(backend, run.rows, width, run.compute);
   gate_.forward(run.hooks, x, gate.matrix);
   up_.forward(run.hooks, x, up.matrix);
-  // Gate and up are the widest of what is kept. Where products round their inputs anyway, they are kept
-  // rounded.
-  const bool rounds = run.compute == DType::kBF16;
-  if (kept != nullptr && kept_rows > 0 && rounds) {
-    kept->gate = make_rows(backend, kept_rows, width, run.compute);
-    kept->up = make_rows(backend, kept_rows, width, run.compute);
-  }
   Rows product = make_rows(backend, run.rows, width, run.compute);
-  backend.gated_activation(activation_, gate.matrix, up.matrix, product.matrix,
-                           rounds && kept ? kept->gate.matrix : Matrix(),
-                           rounds && kept ? kept->up.matrix : Matrix());
-  if (kept != nullptr && !rounds) {
+  backend.gated_activation(activation_, gate.matrix, up.matrix, product.matrix);
+  if (kept != nullptr) {
     kept->gate = first_rows(backend, std::move(gate), kept_rows);
     kept->up = first_rows(backend, std::move(up), kept_rows);
   }

@@ -223,6 +223,10 @@ class Lora : public Method {
     return static_cast<const LoraConfig&>(config).find(module) != nullptr;
   }
 
+  bool changes_output(const HookUse& use, const Module& module) const override {
+    return !is_low_rank(use, module);
+  }
+
   void low_rank(HookContext& context, const Module& module, std::span<const HookUse> uses,
                 std::vector<LowRankItem>& items) const override {
     for (const HookUse& use : uses) {

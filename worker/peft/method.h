@@ -182,6 +182,8 @@ class Method {
                                  int64_t /*lower_rows*/, std::vector<LowRankItem>&) const {}
   // Then all else: change y [rows, out] in place, knowing x.
   virtual bool wants_output(const MethodConfig&, const Module&) const { return false; }
+  // Whether there is anything else to do for this use.
+  virtual bool changes_output(const HookUse&, const Module&) const { return true; }
   virtual void projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
                                  Matrix y) const;
   // Its backward has two parts. Before that of W, only of a method that changes_dy(): dy in place to what W

@@ -139,9 +139,14 @@ std::vector<Operator> attention_operators(DType compute) {
     all.push_back(backward(variant, compute));
     if (compute == DType::kF32) continue;
     all.push_back(rounded(forward(variant, compute), {kOut}));
+    all.push_back(rounded(forward(variant, compute), {kQ, kK, kV}));
     all.push_back(backward(variant, compute, true));
+    all.push_back(rounded(backward(variant, compute), {kQ, kK, kV}));
   }
-  for (const Variant& variant : kForwardVariants) all.push_back(forward(variant, compute));
+  for (const Variant& variant : kForwardVariants) {
+    all.push_back(forward(variant, compute));
+    if (compute == DType::kBF16) all.push_back(rounded(forward(variant, compute), {kK, kV}));
+  }
   return all;
 }
 
@@ -153,14 +158,26 @@ std::vector<Operator> rotary_operators() {
     op.name = transposed ? "rotary_transposed" : "rotary";
     op.sizes = {{1, 1}, {3, 4}, {7, 8}, {5, 9}, {64, 16}, {130, 32}, {3, 40}};
     op.make = [](Size size, Random& random) -> Item {
+      const int64_t cols = 3 * 2 * size.cols;
+      return {row_in(uniform(size.rows, cols, random)), row_in(uniform(size.rows, size.cols, random)),
+              row_in(uniform(size.rows, size.cols, random)), row_out(size.rows, cols)};
+    };
+    op.run = [=](Backend& backend, std::span<const Placed> items) {
+      const Placed& item = items[0];
+      backend.rotary(item[0], item[1], item[2], int(2 * item[1].cols), transposed, item[3]);
+    };
+    op.tolerance = kSumTolerance;
+    all.push_back(op);
+    all.push_back(rounded(op, {3}, kRoundedTolerance));
+    op.name += "_in_place";
+    op.make = [](Size size, Random& random) -> Item {
       return {row_inout(uniform(size.rows, 3 * 2 * size.cols, random)),
               row_in(uniform(size.rows, size.cols, random)), row_in(uniform(size.rows, size.cols, random))};
     };
     op.run = [=](Backend& backend, std::span<const Placed> items) {
       const Placed& item = items[0];
-      backend.rotary(item[0], item[1], item[2], int(2 * item[1].cols), transposed);
+      backend.rotary(item[0], item[1], item[2], int(2 * item[1].cols), transposed, item[0]);
     };
-    op.tolerance = kSumTolerance;
     all.push_back(op);
   }
   return all;

@@ -126,6 +126,11 @@ std::vector<Operator> matmul_operators(DType compute) {
   if (compute == DType::kBF16) {
     const size_t count = all.size();
     for (size_t i = 0; i < count; ++i) all.push_back(rounded(all[i], {0}));  // x, dy
+    for (const Operator& op : {linear(compute, DType::kF32, false), linear(compute, DType::kF16, true),
+                               linear_low_rank(compute, false)}) {
+      all.push_back(rounded(op, {1}, kRoundedTolerance));  // y
+      all.push_back(rounded(op, {0, 1}, kRoundedTolerance));
+    }
   }
   for (int variant = 0; variant < 8; ++variant) {
     const Operator product = grouped(compute, (variant & 1) != 0, (variant & 2) != 0, (variant & 4) != 0);

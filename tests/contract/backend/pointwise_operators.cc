@@ -57,27 +57,6 @@ void add_activation(std::vector<Operator>& all, NamedActivation named) {
   }));
 }
 
-// Two thirds of the rows of gate and up are kept.
-Operator gated_and_kept(NamedActivation named) {
-  const Make make = [](Size size, Random& random) -> Item {
-    return {row_in(uniform(size.rows, size.cols, random, 6)), row_in(uniform(size.rows, size.cols, random)),
-            row_out(size.rows, size.cols), whole_out(size.rows, size.cols), whole_out(size.rows, size.cols)};
-  };
-  Operator op =
-      single(std::string("gated_activation_kept_") + named.name, make, [=](Backend& backend, auto items) {
-        const Placed& item = items[0];
-        const int64_t rows = std::min(item[3].rows, item[0].rows - item[0].rows / 3), cols = item[0].cols;
-        const Buffer buffer = backend.allocate(size_t(2 * rows * cols) * sizeof(uint16_t));
-        const Matrix kept = buffer.matrix(2 * rows, cols, DType::kBF16);
-        const Matrix gate = kept.row_range(0, rows), up = kept.row_range(rows, rows);
-        backend.gated_activation(named.f, item[0], item[1], item[2], gate, up);
-        const UnaryItem back[] = {{gate, item[3].row_range(0, rows)}, {up, item[4].row_range(0, rows)}};
-        backend.copy(back);
-      });
-  op.flushes_denormals = true;
-  return op;
-}
-
 void add_gated(std::vector<Operator>& all, NamedActivation named) {
   const Activation f = named.f;
   const std::string name = named.name;
@@ -87,7 +66,6 @@ void add_gated(std::vector<Operator>& all, NamedActivation named) {
       });
   all.insert(all.end(), {gated, rounded(gated, {0, 1}), rounded(gated, {2}, kRoundedTolerance),
                          rounded(gated, {0, 1, 2}, kRoundedTolerance)});
-  all.push_back(gated_and_kept(named));
   const Make five = [](Size size, Random& random) -> Item {
     return {row_in(uniform(size.rows, size.cols, random, 6)), row_in(uniform(size.rows, size.cols, random)),
             row_in(uniform(size.rows, size.cols, random)), row_out(size.rows, size.cols),

@@ -193,9 +193,9 @@ TEST_F(ReferenceTest, RotaryTurnsAndTurnsBack) {
   const Inputs in = {doubles(x), doubles(cos), doubles(sin)};
   const auto turn = [&](const Inputs& at) { return rotary_in_double(at, rows, heads, head_dim); };
   const Matrix turned = put(x), gradient = put(weights);
-  device_->rotary(turned, put(cos), put(sin), int(head_dim), false);
+  device_->rotary(turned, put(cos), put(sin), int(head_dim), false, turned);
   expect_values(turned, turn(in), kSumTolerance, "turned");
-  device_->rotary(gradient, put(cos), put(sin), int(head_dim), true);
+  device_->rotary(gradient, put(cos), put(sin), int(head_dim), true, gradient);
   expect_values(gradient, gradients_in_double(turn, in, doubles(weights))[0], kSumTolerance, "gradient");
 }
 

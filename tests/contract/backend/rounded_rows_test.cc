@@ -84,8 +84,17 @@ TEST_P(RoundedRowsTest, HaveTheProductsOfFloats) {
       device_->gated_activation_backward(Activation::kSilu, x, other, dy, to[1], to[2]);
       device_->rms_norm(x, weight, 1e-6f, to[3], inverse);
     }
-    const char* const names[] = {"gated", "dgate", "dup", "norm"};
-    for (size_t i = 0; i < 4; ++i)
+    const int head_dim = cols % 2 == 0 ? int(cols) : 0;
+    if (head_dim > 0) {
+      const Matrix cos = put(uniform(kRows, cols / 2, random)), sin = put(uniform(kRows, cols / 2, random));
+      for (DType dtype : {DType::kF32, DType::kBF16}) {
+        std::vector<Matrix>& to = results[dtype == DType::kBF16];
+        to.push_back(undefined(kRows, cols, dtype));
+        device_->rotary(x, cos, sin, head_dim, false, to.back());
+      }
+    }
+    const char* const names[] = {"gated", "dgate", "dup", "norm", "rotary"};
+    for (size_t i = 0; i < results[0].size(); ++i)
       expect_equal_products(results[0][i], results[1][i], fmt::format("{} of {} columns", names[i], cols));
     const Matrix logits = put(uniform(kRows, cols, random, 90)), same = undefined(kRows, cols);
     const UnaryItem copy{logits, same};
@@ -95,6 +104,34 @@ TEST_P(RoundedRowsTest, HaveTheProductsOfFloats) {
     device_->cross_entropy_with_gradient(same, targets, weights, loss, as_bfloat16(same));
     expect_equal_products(logits, as_bfloat16(same), fmt::format("gradient of {} logits", cols));
     if (HasFailure()) return;
+  }
+}
+
+// So whether a pack's y is rounded by its product or, where a hook changes it first, by copy() shows in no
+// bits. The depths have one part and several.
+TEST_P(RoundedRowsTest, LinearRoundsAsCopyDoes) {
+  if (const auto why = device_->unsupported(DType::kBF16)) GTEST_SKIP() << *why;
+  for (int64_t depth : {1, 33, 770, 2049}) {
+    for (int64_t out : {1, 50, 193, 300}) {
+      Random random{uint64_t(depth + out)};
+      const auto weight = device_->prepare_weight(uniform(out, depth, random).view(), DType::kBF16);
+      const Matrix x = put(with_special_values(depth, random)), bias = put(uniform(1, out, random));
+      const LowRankItem beside = {.down = put(uniform(kRank, depth, random)),
+                                  .up = put(uniform(out, kRank, random)),
+                                  .inner = undefined(kRows - 3, kRank),
+                                  .row = 2};
+      const Matrix y = undefined(kRows, out), copied = undefined(kRows, out, DType::kBF16),
+                   direct = undefined(kRows, out, DType::kBF16);
+      device_->linear(*weight, x, bias, y, {&beside, 1});
+      device_->linear(*weight, x, bias, direct, {&beside, 1});
+      const UnaryItem rounding{y, copied};
+      device_->copy({&rounding, 1});
+      const Matrix widened = undefined(kRows, out), expected = undefined(kRows, out);
+      const UnaryItem widening[] = {{direct, widened}, {copied, expected}};
+      device_->copy(widening);
+      expect_close(got(widened), got(expected), 0, fmt::format("{} to {}", depth, out));
+      if (HasFailure()) return;
+    }
   }
 }
 

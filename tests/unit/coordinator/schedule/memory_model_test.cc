@@ -191,9 +191,9 @@ TEST_F(MemoryModelTest, Bfloat16KeepsWhatProductsReadRounded) {
   const std::vector<JobMemory> one = {job_};
   const int64_t floats = model_.packs_bytes(one);
   model_.compute = DType::kBF16;
-  // Two bytes less of gate and up and of attention's output in each of eight blocks; in one of them no more
-  // than of its input and the gated product besides.
-  const int64_t kept = 2048 * 8 * (2 * 704 + 256) * 2, working = 2048 * (256 + 704) * 2;
+  // Two bytes less of gate and up, of q, k and v and of attention's output in each of eight blocks; in one of
+  // them no more than of its input and the gated product besides.
+  const int64_t kept = 2048 * 8 * (2 * 704 + 2 * 256 + 2 * 128) * 2, working = 2048 * (256 + 704) * 2;
   EXPECT_GE(floats - model_.packs_bytes(one), kept);
   EXPECT_LE(floats - model_.packs_bytes(one), kept + kept / 25 + working);
 }
