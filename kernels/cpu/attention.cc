@@ -18,6 +18,8 @@
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/attention_task.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/pairs-inl.h"
 
 #ifndef COPPICE_KERNELS_CPU_ATTENTION_ONCE
 #define COPPICE_KERNELS_CPU_ATTENTION_ONCE
@@ -123,9 +125,14 @@ HWY_INLINE void move_bases(const HeadTask& task, const QueryTile& queries, int64
   }
 }
 
-// Scores [rows, width] become exponentials relative to the bases, and are added to the sums.
-HWY_INLINE void softmax_tile(const HeadTask& task, const QueryTile& queries, int64_t width) {
+// Scores [rows, width] become exponentials relative to the bases, and are added to the sums. Returns them as
+// the left side of a product: where the scores were, or packed.
+template <bool kBf16>
+HWY_INLINE typename Operands<kBf16>::Left softmax_tile(const HeadTask& task, const QueryTile& queries,
+                                                       int64_t width, float* packed) {
   const float factor = task.scale * kLog2E;
+  const bool native = has_bf16_products();
+  Pair* const pairs = reinterpret_cast<Pair*>(packed);
   for (int64_t i = 0; i < queries.rows; i += kLanes) move_bases(task, queries, i, width, factor);
   for (int64_t i = 0; i < queries.rows; ++i) {
     float* const row = queries.scores + i * kKeys;
@@ -133,10 +140,19 @@ HWY_INLINE void softmax_tile(const HeadTask& task, const QueryTile& queries, int
     const Vec base = set(own == -std::numeric_limits<float>::infinity() ? 0 : own);
     Vec total = set(0);
     // The product is rounded by itself, as the base was: else a huge score is not its own base.
-    for (int64_t c = 0; c < width; c += kLanes) {
+    const auto exponential = [&](int64_t c) HWY_ATTR {
       const Vec p = exp2_of_difference(hn::Sub(hn::Mul(hn::Load(Floats(), row + c), set(factor)), base));
       total = hn::Add(total, p);
-      hn::Store(p, Floats(), row + c);
+      return p;
+    };
+    if constexpr (kBf16) {
+      static_assert(kWhole % (2 * kLanes) == 0);
+      for (int64_t c = 0; c < width; c += 2 * kLanes) {
+        const Vec low = exponential(c), high = exponential(c + kLanes);
+        store_pairs(pairs_along(low, high, native), pairs + i * kKeys / 2 + c / 2, Whole());
+      }
+    } else {
+      for (int64_t c = 0; c < width; c += kLanes) hn::Store(exponential(c), Floats(), row + c);
     }
     hn::Store(total, Floats(), queries.totals + i * kLanes);
   }
@@ -146,6 +162,11 @@ HWY_INLINE void softmax_tile(const HeadTask& task, const QueryTile& queries, int
       totals[r] = i + r < queries.rows ? hn::Load(Floats(), queries.totals + (i + r) * kLanes) : set(0);
     float* const sums = queries.sums + i;
     hn::Store(hn::Add(hn::Load(Floats(), sums), sum_of_each(totals)), Floats(), sums);
+  }
+  if constexpr (kBf16) {
+    return {pairs, kKeys / 2, 1};
+  } else {
+    return {queries.scores, kKeys, 1};
   }
 }
 
@@ -199,8 +220,7 @@ HWY_INLINE void meet(const HeadTask& task, const QueryTile& queries,
     const int64_t keys = Side::computed(visible), width = round_up(visible, kWhole);
     Side::multiply(rows, keys, size, q, at.keys, queries.scores, kKeys);
     if (!task.all_seen(at.tile, width, queries.first, rows)) mask_scores(task, at.tile, queries, width);
-    softmax_tile(task, queries, width);
-    const auto p = Side::left(matrix_at(queries.scores, rows, keys, kKeys), p_packed);
+    const auto p = softmax_tile<kBf16>(task, queries, width, p_packed);
     Side::multiply_add(rows, size, keys, p, at.values, queries.out, size);
   }
 }

@@ -13,6 +13,8 @@
 #include "kernels/cpu/attention-inl.h"
 #include "kernels/cpu/attention_task.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/instruction_set.h"
+#include "kernels/cpu/pairs-inl.h"
 
 #ifndef COPPICE_KERNELS_CPU_ATTENTION_BACKWARD_ONCE
 #define COPPICE_KERNELS_CPU_ATTENTION_BACKWARD_ONCE
@@ -129,38 +131,78 @@ HWY_INLINE PreparedQueries<kBf16> prepare_queries(const HeadTask& task, const Ba
   return to;
 }
 
-// Scores and dout v^T, both [keys, kQueries], become p and ds = scale p (dp - dout . out).
+// p and ds as sides of products: [keys, queries] on the left, ds on the right as well.
 template <bool kBf16>
-HWY_INLINE void gradient_tile(const HeadTask& task, const PreparedQueries<kBf16>& queries, int64_t keys,
-                              float* scores, float* dp) {
-  const Vec factor = set(task.scale * kLog2E), scale = set(task.scale);
-  for (int64_t c = 0; c < queries.width; c += kLanes) {
-    const Vec log_sum = hn::Load(Floats(), queries.log_sums + c),
-              product = hn::Load(Floats(), queries.products + c);
-    for (int64_t i = 0; i < keys; ++i) {
-      float *const s = scores + i * kQueries + c, *const d = dp + i * kQueries + c;
-      // No probability is above 1, but between huge scores the last bit of one is more than that.
-      const Vec difference = hn::MulSub(hn::Load(Floats(), s), factor, log_sum);
-      const Vec p = exp2_of_difference(hn::Min(set(0), difference));  // in this order a NaN comes through
-      hn::Store(p, Floats(), s);
-      hn::Store(hn::Mul(p, hn::MulSub(hn::Load(Floats(), d), scale, product)), Floats(), d);
-    }
-  }
-}
+struct Gradients {
+  typename Operands<kBf16>::Left p, ds;
+  typename Operands<kBf16>::Right ds_right;
+};
 
-// What is not seen of a tile [keys, kQueries] becomes 0.
-template <bool kBf16>
-HWY_INLINE void mask_tile(const HeadTask& task, const KeyTile& tile, const PreparedQueries<kBf16>& queries,
-                          int64_t keys, float* values) {
-  const int64_t window = task.item->window, width = queries.width;
-  for (int64_t i = 0; i < keys; ++i) {
-    float* const row = values + i * kQueries;
+// Scores and dout v^T, both [keys, kQueries], become p and ds = scale p (dp - dout . out), in their places or
+// packed. kMasked: what is not seen of the tile is 0.
+template <bool kBf16, bool kMasked>
+HWY_INLINE Gradients<kBf16> gradient_tile(const HeadTask& task, const KeyTile& tile,
+                                          const PreparedQueries<kBf16>& queries, int64_t keys,
+                                          const BackwardLayout<kBf16>& at, float* scratch) {
+  float *const scores = scratch + at.scores, *const dp = scratch + at.dp;
+  const Vec factor = set(task.scale * kLog2E), scale = set(task.scale);
+  const int64_t width = queries.width;
+  struct Values {
+    Vec p, ds;
+  };
+  const auto values = [&](int64_t i, int64_t c, Vec log_sum, Vec product) HWY_ATTR -> Values {
+    // No probability is above 1, but between huge scores the last bit of one is more than that.
+    const Vec difference = hn::MulSub(hn::Load(Floats(), scores + i * kQueries + c), factor, log_sum);
+    const Vec p = exp2_of_difference(hn::Min(set(0), difference));  // in this order a NaN comes through
+    const Vec ds = hn::Mul(p, hn::MulSub(hn::Load(Floats(), dp + i * kQueries + c), scale, product));
+    if constexpr (!kMasked) return {p, ds};
+    const int64_t window = task.item->window;
     const int64_t query = tile.first + i - task.number_of(queries.first);  // the first that sees this key
     const int64_t low = i < tile.count ? std::clamp<int64_t>(query, 0, width) : width;
     const int64_t high =
         std::clamp<int64_t>(window > 0 ? query + window : width, low, std::max(low, queries.rows));
-    for_columns(low, [=](int64_t c, auto part) HWY_ATTR { store(set(0), row + c, part); });
-    for_columns(width - high, [=](int64_t c, auto part) HWY_ATTR { store(set(0), row + high + c, part); });
+    const auto column = hn::Iota(Ints(), int32_t(c));
+    const auto seen = hn::RebindMask(Floats(), hn::AndNot(hn::Lt(column, hn::Set(Ints(), int32_t(low))),
+                                                          hn::Lt(column, hn::Set(Ints(), int32_t(high)))));
+    return {hn::IfThenElseZero(seen, p), hn::IfThenElseZero(seen, ds)};
+  };
+  if constexpr (!kBf16) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const Vec log_sum = hn::Load(Floats(), queries.log_sums + c),
+                product = hn::Load(Floats(), queries.products + c);
+      for (int64_t i = 0; i < keys; ++i) {
+        const Values v = values(i, c, log_sum, product);
+        hn::Store(v.p, Floats(), scores + i * kQueries + c);
+        hn::Store(v.ds, Floats(), dp + i * kQueries + c);
+      }
+    }
+    return {{scores, kQueries, 1}, {dp, kQueries, 1}, {dp, kQueries}};
+  } else {
+    const bool native = has_bf16_products();
+    Pair *const p = reinterpret_cast<Pair*>(scratch + at.p),
+                *const ds = reinterpret_cast<Pair*>(scratch + at.ds),
+                *const ds_right = reinterpret_cast<Pair*>(scratch + at.ds_turned);
+    for (int64_t c = 0; c < width; c += 2 * kLanes) {
+      const bool both = kLanes < 16 || c + kLanes < width;  // a width is a multiple of 16
+      const int64_t c2 = both ? c + kLanes : c;
+      const Vec log_sum = hn::Load(Floats(), queries.log_sums + c),
+                log_sum2 = hn::Load(Floats(), queries.log_sums + c2),
+                product = hn::Load(Floats(), queries.products + c),
+                product2 = hn::Load(Floats(), queries.products + c2);
+      for (int64_t i = 0; i < keys; i += 2) {
+        const Values first = values(i, c, log_sum, product), second = values(i + 1, c, log_sum, product);
+        store_pairs(pairs_across(first.ds, second.ds, native), ds_right + i / 2 * kQueries + c, Whole());
+        const Values first2 = values(i, c2, log_sum2, product2),
+                     second2 = values(i + 1, c2, log_sum2, product2);
+        store_pairs(pairs_across(first2.ds, second2.ds, native), ds_right + i / 2 * kQueries + c2, Whole());
+        const int64_t row = (i * kQueries + c) / 2, row2 = row + kQueries / 2;
+        store_pairs(pairs_along(first.p, first2.p, native), p + row, Whole());
+        store_pairs(pairs_along(first.ds, first2.ds, native), ds + row, Whole());
+        store_pairs(pairs_along(second.p, second2.p, native), p + row2, Whole());
+        store_pairs(pairs_along(second.ds, second2.ds, native), ds + row2, Whole());
+      }
+    }
+    return {{p, kQueries / 2, 1}, {ds, kQueries / 2, 1}, {ds_right, kQueries}};
   }
 }
 
@@ -208,20 +250,15 @@ HWY_INLINE void meet_as_one(const HeadTask& task, const PreparedKeys<kBf16>& key
   const int64_t visible = task.visible(keys.tile, queries.first, rows);
   if (visible == 0) return;
   const int64_t computed = Side::computed(visible);
-  float *const scores = scratch + at.scores, *const dp = scratch + at.dp;
-  Side::multiply(computed, width, size, keys.k, queries.q_turned, scores, kQueries);
-  Side::multiply(computed, width, size, keys.v, queries.dout_turned, dp, kQueries);
-  gradient_tile(task, queries, computed, scores, dp);
-  if (rows < width || !task.all_seen(keys.tile, computed, queries.first, rows)) {
-    mask_tile(task, keys.tile, queries, computed, scores);
-    mask_tile(task, keys.tile, queries, computed, dp);
-  }
-  const Matrix p = matrix_at(scores, computed, width, kQueries),
-               ds = matrix_at(dp, computed, width, kQueries);
-  Side::multiply_add(computed, size, rows, Side::left(p, scratch + at.p), queries.dout, keys.dv, size);
-  Side::multiply_add(computed, size, rows, Side::left(ds, scratch + at.ds), queries.q, keys.dk, size);
-  Side::multiply_add(size, width, computed, keys.k_turned, Side::right(ds, 1, scratch + at.ds_turned),
-                     queries.dq, kQueries);
+  Side::multiply(computed, width, size, keys.k, queries.q_turned, scratch + at.scores, kQueries);
+  Side::multiply(computed, width, size, keys.v, queries.dout_turned, scratch + at.dp, kQueries);
+  const bool masked = rows < width || !task.all_seen(keys.tile, computed, queries.first, rows);
+  const Gradients<kBf16> of =
+      masked ? gradient_tile<kBf16, true>(task, keys.tile, queries, computed, at, scratch)
+             : gradient_tile<kBf16, false>(task, keys.tile, queries, computed, at, scratch);
+  Side::multiply_add(computed, size, rows, of.p, queries.dout, keys.dv, size);
+  Side::multiply_add(computed, size, rows, of.ds, queries.q, keys.dk, size);
+  Side::multiply_add(size, width, computed, keys.k_turned, of.ds_right, queries.dq, kQueries);
 }
 
 // Where not all is seen, in parts, of which some may see nothing or less.

@@ -1,7 +1,7 @@
 #pragma once
-// What code on the instructions of AVX-512 itself shares: bf16_gemm_native.cc, tile_gemm-inl.h and, where it
-// is compiled for them, gemm-inl.h. For callers who have asked the processor (instruction_set.h). Thread:
-// any; pure functions.
+// What code on the instructions of AVX-512 itself shares: bf16_gemm_native.cc, tile_gemm-inl.h and, where
+// they are compiled for them, gemm-inl.h and pairs-inl.h. For callers who have asked the processor
+// (instruction_set.h). Thread: any; pure functions.
 
 #include <algorithm>
 #include <cstdint>
@@ -22,6 +22,13 @@ namespace coppice::native {
 // The first count of 16.
 inline __mmask16 mask_of(int64_t count) {
   return count >= 16 ? __mmask16(0xffff) : __mmask16((1u << std::max<int64_t>(count, 0)) - 1);
+}
+
+// The halves of two rows, in this order, as pairs.
+inline __m512i interleaved(__m512i both) {
+  return _mm512_permutexvar_epi16(_mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                                   8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0),
+                                  both);
 }
 
 // The 16 x 16 transpose of words.

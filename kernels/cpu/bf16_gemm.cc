@@ -13,25 +13,18 @@
 #include <hwy/foreach_target.h>
 
 #include "kernels/cpu/gemm-inl.h"
+#include "kernels/cpu/pairs-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace coppice {
 namespace HWY_NAMESPACE {
 namespace {
 
-using WordVec = hn::Vec<Words>;
-
 HWY_INLINE WordVec load_pairs(const Pair* from, Whole) {
   return hn::LoadU(Words(), from);
 }
 HWY_INLINE WordVec load_pairs(const Pair* from, Part part) {
   return hn::MaskedLoad(hn::FirstN(Words(), size_t(part.count)), Words(), from);
-}
-HWY_INLINE void store_pairs(WordVec pairs, Pair* to, Whole) {
-  hn::StoreU(pairs, Words(), to);
-}
-HWY_INLINE void store_pairs(WordVec pairs, Pair* to, Part part) {
-  hn::BlendedStore(pairs, hn::FirstN(Words(), size_t(part.count)), Words(), to);
 }
 
 HWY_INLINE Vec earlier(WordVec pairs) {
@@ -41,42 +34,6 @@ HWY_INLINE Vec later(WordVec pairs) {
   // With 16 registers a tile has none for a mask.
   if constexpr (kLanes < 16) return hn::BitCast(Floats(), hn::ShiftLeft<16>(hn::ShiftRight<16>(pairs)));
   return hn::BitCast(Floats(), hn::And(pairs, hn::Set(Words(), 0xffff0000u)));
-}
-
-// Denormals become zero of their sign, as VCVTNE2PS2BF16 has it; all else is round_to_bfloat16's.
-HWY_INLINE WordVec rounded(Vec value) {
-  const auto denormal = hn::Lt(hn::Abs(value), set(std::numeric_limits<float>::min()));
-  const Vec zero = hn::And(value, set(-0.0f));
-  return hn::BitCast(Words(), round_to_bfloat16(hn::IfThenElse(denormal, zero, value)));
-}
-
-#if HWY_TARGET == HWY_AVX3
-// Whether no value is NaN or denormal, so that rounding is an addition. AVX-512 has an instruction that
-// tells.
-HWY_INLINE bool rounds_plainly(Vec first, Vec second) {
-  constexpr int kQuietNan = 0x01, kDenormal = 0x20, kSignallingNan = 0x80;
-  return (_mm512_fpclass_ps_mask(first.raw, kQuietNan | kDenormal | kSignallingNan) |
-          _mm512_fpclass_ps_mask(second.raw, kQuietNan | kDenormal | kSignallingNan)) == 0;
-}
-#else
-HWY_INLINE bool rounds_plainly(Vec, Vec) {
-  return false;
-}
-#endif
-
-// To the upper half; the lower half is left over from the addition.
-HWY_INLINE WordVec rounded_plainly(Vec value) {
-  const auto bits = hn::BitCast(Words(), value);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(Words(), 1));
-  return hn::Add(hn::Add(bits, hn::Set(Words(), 0x7fff)), odd);
-}
-
-HWY_INLINE WordVec pair_up(Vec first, Vec second) {
-  if (HWY_LIKELY(rounds_plainly(first, second))) {
-    return hn::Or(hn::ShiftRight<16>(rounded_plainly(first)),
-                  hn::And(rounded_plainly(second), hn::Set(Words(), 0xffff0000u)));
-  }
-  return hn::Or(hn::ShiftRight<16>(rounded(first)), rounded(second));
 }
 
 // Columns [c, c + kLanes) of a row, zero beyond cols.
@@ -95,9 +52,7 @@ void pack_along(const float* from, int64_t rows, int64_t cols, int64_t stride, P
       hwy::Prefetch(row + kLongRowsToCome * stride + 2 * k);
       hwy::Prefetch(row + kLongRowsToCome * stride + 2 * k + kLanes);
       const Vec low = load_up_to(row, 2 * k, cols), high = load_up_to(row, 2 * k + kLanes, cols);
-      const Floats f;
-      store_pairs(pair_up(hn::ConcatEven(f, high, low), hn::ConcatOdd(f, high, low)), to + r * to_stride + k,
-                  part);
+      store_pairs(pairs_along(low, high, false), to + r * to_stride + k, part);
     });
   }
 }
@@ -377,6 +332,7 @@ void pack_pairs_across(const uint16_t* from, int64_t rows, int64_t cols, int64_t
 
 void pack_pairs_transposed(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
                            int64_t to_stride) {
+  if (has_bf16_products()) return native::pack_pairs_transposed(from, rows, cols, stride, to, to_stride);
   HWY_DYNAMIC_DISPATCH(pack_halves_transposed)(from, rows, cols, stride, to, to_stride);
 }
 

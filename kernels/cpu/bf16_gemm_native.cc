@@ -26,12 +26,11 @@ __m512i load_along(const float* from, int64_t count) {
   return rounded(_mm512_maskz_loadu_ps(mask_of(count), from),
                  _mm512_maskz_loadu_ps(mask_of(count - kLanes), from + kLanes));
 }
-
-// The halves of two rows, in this order, as pairs.
-__m512i interleaved(__m512i both) {
-  return _mm512_permutexvar_epi16(_mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                                   8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0),
-                                  both);
+__m512i load_along(const uint16_t* from) {
+  return _mm512_loadu_si512(from);
+}
+__m512i load_along(const uint16_t* from, int64_t count) {
+  return _mm512_maskz_loadu_epi16(count >= 32 ? ~__mmask32(0) : (__mmask32(1) << count) - 1, from);
 }
 
 // kRows x (kVectors vectors) of c; last: of the last vector.
@@ -116,6 +115,33 @@ __m512i pairs_of_rows(const uint16_t* first, const uint16_t* second, __mmask16 m
   const __m256i high = second == nullptr ? _mm256_setzero_si256() : _mm256_maskz_loadu_epi16(mask, second);
   return interleaved(
       _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(mask, first)), high, 1));
+}
+
+template <typename Value>
+void pack_transposed(const Value* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                     int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const int64_t count = std::min(kLanes, rows - r);
+    for (int64_t c = 0; c < cols; c += 2 * kLanes) {
+      const Value* const at = from + r * stride + c;
+      Pair* const pairs = to + c / 2 * to_stride + r;
+      __m512i block[16];
+      if (count == kLanes && c + 2 * kLanes <= cols) {
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kLanes; ++i) block[i] = load_along(at + i * stride);
+        transpose(block);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < kLanes; ++i) _mm512_storeu_si512(pairs + i * to_stride, block[i]);
+        continue;
+      }
+      for (int64_t i = 0; i < kLanes; ++i)
+        block[i] = i < count ? load_along(at + i * stride, cols - c) : _mm512_setzero_si512();
+      transpose(block);
+      const __mmask16 mask = mask_of(count);
+      for (int64_t i = 0; i < std::min(kLanes, pairs_of(cols - c)); ++i)
+        _mm512_mask_storeu_epi32(pairs + i * to_stride, mask, block[i]);
+    }
+  }
 }
 
 // Rows of what is wide whose columns all pass before the next rows, which are called into the second-level
@@ -238,28 +264,11 @@ void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t st
 
 void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
                            int64_t to_stride) {
-  for (int64_t r = 0; r < rows; r += kLanes) {
-    const int64_t count = std::min(kLanes, rows - r);
-    for (int64_t c = 0; c < cols; c += 2 * kLanes) {
-      const float* const at = from + r * stride + c;
-      Pair* const pairs = to + c / 2 * to_stride + r;
-      __m512i block[16];
-      if (count == kLanes && c + 2 * kLanes <= cols) {
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < kLanes; ++i) block[i] = load_along(at + i * stride);
-        transpose(block);
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < kLanes; ++i) _mm512_storeu_si512(pairs + i * to_stride, block[i]);
-        continue;
-      }
-      for (int64_t i = 0; i < kLanes; ++i)
-        block[i] = i < count ? load_along(at + i * stride, cols - c) : _mm512_setzero_si512();
-      transpose(block);
-      const __mmask16 mask = mask_of(count);
-      for (int64_t i = 0; i < std::min(kLanes, pairs_of(cols - c)); ++i)
-        _mm512_mask_storeu_epi32(pairs + i * to_stride, mask, block[i]);
-    }
-  }
+  pack_transposed(from, rows, cols, stride, to, to_stride);
+}
+void pack_pairs_transposed(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                           int64_t to_stride) {
+  pack_transposed(from, rows, cols, stride, to, to_stride);
 }
 
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,

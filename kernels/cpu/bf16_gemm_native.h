@@ -15,6 +15,8 @@ void pack_pairs_across(const float* from, int64_t rows, int64_t cols, int64_t st
                        int64_t to_stride);
 void pack_pairs_transposed(const float* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
                            int64_t to_stride);
+void pack_pairs_transposed(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride, Pair* to,
+                           int64_t to_stride);
 void multiply_pairs(int64_t rows, int64_t cols, int64_t pairs, PairsOfRows a, const Pair* b, int64_t b_stride,
                     float* c, int64_t c_stride, float alpha, PairStore store, const Ahead& ahead);
 

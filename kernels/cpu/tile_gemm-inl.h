@@ -83,6 +83,16 @@ class LeftStrip {
     return turn(i, k, copy);
   }
 
+  // Whether all its tiles are there as they are, from first(i) on so many bytes from one step to the next.
+  bool stands() const {
+    return a_.depth == 1 ? rows_ % kSide == 0 && pairs_ % kSide == 0 : pairs_ <= kTurnedTiles * kSide;
+  }
+  TileRows first(int64_t i) const {
+    if (a_.depth == 1) return {a_.data + i * kSide * a_.row, a_.row * int64_t(sizeof(Pair))};
+    return {turned_[size_t(i)].words, kTileStride};
+  }
+  int64_t step_bytes() const { return a_.depth == 1 ? kTileStride : 2 * int64_t(sizeof(Tile)); }
+
  private:
   TileRows turn(int64_t i, int64_t k, Tile& to) const {
     return turned_tile(a_.data + i * kSide + k * kSide * a_.depth, rows_ - i * kSide, pairs_ - k * kSide,
@@ -111,6 +121,7 @@ class StripAhead {
     for (int64_t piece = 0; piece < kPiecesOfStrip; ++piece)
       pieces_[size_t(piece)] = ahead.strip(strip * kPiecesOfStrip + piece, steps, here);
   }
+  bool empty() const { return pieces_[0].advance == 0; }
   void step() {
     for (Ahead::Strip& piece : pieces_) {
       for (int64_t byte = 0; byte < piece.advance; byte += 64)
@@ -182,32 +193,66 @@ void store_sums(const BlockOfSums& block) {
   });
 }
 
+// One step of the depth: right(v) tells where the tiles of the right side are.
+template <typename Tiles, int kRows, int kCols, typename Right>
+inline __attribute__((always_inline)) void multiply_step(TileRows left, TileRows second_left,
+                                                         const Right& right) {
+  using R = Registers<kRows, kCols>;
+  Tiles::template load<R::kLeft>(left);
+  for_each_number<kCols>([&](auto v) __attribute__((always_inline)) {
+    Tiles::template load<R::right(v)>(right(v));
+    Tiles::template multiply<R::sum(0, v), R::kLeft, R::right(v)>();
+  });
+  if constexpr (kRows == 2) {
+    Tiles::template load<R::kLeft>(second_left);
+    for_each_number<kCols>([&](auto number) __attribute__((always_inline)) {
+      constexpr int v = kCols - 1 - number;  // the last is still there
+      if constexpr (!R::kKeepsRight && number > 0) Tiles::template load<R::right(v)>(right(v));
+      Tiles::template multiply<R::sum(1, v), R::kLeft, R::right(v)>();
+    });
+  }
+}
+
+// Where all that a block reads stands in whole tiles.
+template <typename Tiles, int kRows, int kCols>
+void multiply_whole(const LeftStrip& left, int64_t steps, const Pair* b, int64_t b_stride) {
+  const TileRows first = left.first(0), second = left.first(1);
+  const auto* at = static_cast<const std::byte*>(first.data);
+  const auto* second_at = static_cast<const std::byte*>(second.data);
+  const int64_t bytes = left.step_bytes(), right_bytes = b_stride * int64_t(sizeof(Pair));
+  for (; steps > 0; --steps, at += bytes, second_at += bytes, b += kSide * b_stride) {
+    multiply_step<Tiles, kRows, kCols>(
+        {at, first.stride_bytes},
+        {second_at, second.stride_bytes}, [=](int v) __attribute__((always_inline)) {
+          return TileRows{b + v * kSide, right_bytes};
+        });
+  }
+}
+
+constexpr int64_t kDeepSteps = 8;  // in fewer nothing that is called for arrives in time
+
 template <typename Tiles, int kRows, int kCols>
 void multiply_block(const LeftStrip& left, int64_t pairs, const Pair* b, int64_t b_stride,
                     const BlockOfSums& block, StripAhead ahead) {
-  using R = Registers<kRows, kCols>;
-  for (int64_t r = 0; r < block.rows; ++r)
-    for (int v = 0; v < kCols; ++v)
-      _mm_prefetch(reinterpret_cast<const char*>(block.c + r * block.stride + v * kSide), _MM_HINT_T0);
+  const int64_t steps = (pairs + kSide - 1) / kSide;
+  if (steps >= kDeepSteps)
+    for (int64_t r = 0; r < block.rows; ++r)
+      for (int v = 0; v < kCols; ++v)
+        _mm_prefetch(reinterpret_cast<const char*>(block.c + r * block.stride + v * kSide), _MM_HINT_T0);
   load_sums<Tiles, kRows, kCols>(block);
-  Tile left_copy, right_copies[kCols];
-  for (int64_t k = 0; k * kSide < pairs; ++k, b += kSide * b_stride) {
-    ahead.step();
-    TileRows right[kCols];
-    Tiles::template load<R::kLeft>(left.tile(0, k, left_copy));
-    for_each_number<kCols>([&](auto v) {
-      right[v] =
-          full_tile(b + v * kSide, pairs - k * kSide, block.cols - v * kSide, b_stride, right_copies[v]);
-      Tiles::template load<R::right(v)>(right[v]);
-      Tiles::template multiply<R::sum(0, v), R::kLeft, R::right(v)>();
-    });
-    if constexpr (kRows == 2) {
-      Tiles::template load<R::kLeft>(left.tile(1, k, left_copy));
-      for_each_number<kCols>([&](auto number) {
-        constexpr int v = kCols - 1 - number;  // the last is still there
-        if constexpr (!R::kKeepsRight && number > 0) Tiles::template load<R::right(v)>(right[v]);
-        Tiles::template multiply<R::sum(1, v), R::kLeft, R::right(v)>();
-      });
+  if (ahead.empty() && left.stands() && pairs % kSide == 0 && block.cols >= kCols * kSide) {
+    multiply_whole<Tiles, kRows, kCols>(left, steps, b, b_stride);
+  } else {
+    Tile left_copies[2], right_copies[kCols];
+    for (int64_t k = 0; k < steps; ++k, b += kSide * b_stride) {
+      ahead.step();
+      TileRows right[kCols];
+      for (int v = 0; v < kCols; ++v)
+        right[v] =
+            full_tile(b + v * kSide, pairs - k * kSide, block.cols - v * kSide, b_stride, right_copies[v]);
+      multiply_step<Tiles, kRows, kCols>(left.tile(0, k, left_copies[0]),
+                                         kRows == 2 ? left.tile(1, k, left_copies[1]) : TileRows{},
+                                         [&](int v) { return right[v]; });
     }
   }
   store_sums<Tiles, kRows, kCols>(block);
