@@ -14,7 +14,8 @@
 // Numbers: matrices of rows are F32. `compute` is F32 or BF16: with BF16 the inputs of a matrix product are rounded to
 // bfloat16 and its sums are float32. So what such products read may be held as BF16 to begin with, rounded by the operator that
 // writes it (to nearest, ties to even; a denormal may become zero): where it says "or BF16", at half the memory, and in products
-// with the bits that F32 would give. All operators round alike. Parameter gradients accumulate, activation gradients overwrite unless they say otherwise.
+// with the bits that F32 would give. All operators round alike. Parameter gradients accumulate, activation gradients overwrite
+// unless they say otherwise.
 //
 // Thread: all calls from the compute thread. Errors: kExhausted where memory has run out, naming the bytes; wrong shapes are
 // programmer errors (CHECK).
@@ -205,13 +206,12 @@ class Backend {
   virtual size_t weight_bytes(int64_t out, int64_t in, DType compute) const = 0;
   // Whether a weight whose values are stored so is exact (but for denormals, and what only happens to be).
   virtual bool keeps_exact(DType stored, DType compute) const = 0;
-  // y = x W^T + bias;  x [rows, in] F32, or BF16 where W is prepared for BF16, bias F32 [1, out] or empty, y [rows, out]
-  // as x.
+  // y = x W^T + bias;  x [rows, in] and y [rows, out] each F32, or BF16 where W is prepared for BF16, bias F32 [1, out] or empty.
   // Then beside it, for the rows of each item: inner = x down^T, y += scale inner up^T, with the bits of the same two products
-  // by grouped_matmul.
+  // by grouped_matmul; what is rounded is their sum.
   virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
                       std::span<const LowRankItem> beside = {}) = 0;
-  // dx = dy W, or dx += dy W; dy as x above. Then beside it: inner = scale dy up, dx += inner down.
+  // dx = dy W, or dx += dy W; dy as x above, dx F32. Then beside it: inner = scale dy up, dx += inner down.
   virtual void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
                                std::span<const LowRankItem> beside = {}) = 0;
   // rows[i] = W[indices[i]], of a weight that is exact; indices I32 [rows, 1], each in [0, out), rows F32 [rows, in].

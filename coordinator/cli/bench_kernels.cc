@@ -57,6 +57,16 @@ class KernelBench {
     backend_.upload(values.data(), made.rows);
     return made;
   }
+  // What products read, in their dtype.
+  BenchRows make_operand(int64_t rows, int64_t cols) {
+    BenchRows exact = make(rows, cols);
+    if (compute_ == DType::kF32) return exact;
+    BenchRows made{backend_.allocate(size_t(rows * cols) * dtype_size(compute_)), {}};
+    made.rows = made.buffer.matrix(rows, cols, compute_);
+    const UnaryItem rounding{exact.rows, made.rows};
+    backend_.copy({&rounding, 1});
+    return made;
+  }
   std::unique_ptr<FrozenWeight> make_weight(int64_t out, int64_t in) {
     Tensor values({out, in});
     uint32_t state = 7;
@@ -159,9 +169,10 @@ void KernelBench::attention(int64_t sequences, int64_t length, int64_t heads, in
                             int64_t size) {
   const AttentionShape shape = {int(heads), int(kv_heads), int(size), 1 / std::sqrt(float(size))};
   const int64_t rows = sequences * length, width = heads * size, kv = kv_heads * size;
-  const auto q = make(rows, width), out = make(rows, width), dout = make(rows, width), dq = make(rows, width),
-             log_sum = make(rows, heads);
-  const auto k = make(rows, kv), v = make(rows, kv), dk = make(rows, kv), dv = make(rows, kv);
+  const auto q = make_operand(rows, width), out = make_operand(rows, width), k = make_operand(rows, kv),
+             v = make_operand(rows, kv);
+  const auto dout = make(rows, width), dq = make(rows, width), log_sum = make(rows, heads);
+  const auto dk = make(rows, kv), dv = make(rows, kv);
   std::vector<AttentionItem> items;
   std::vector<AttentionBackwardItem> backwards;
   for (int64_t s = 0; s < sequences; ++s) {
@@ -221,7 +232,9 @@ void KernelBench::norms_and_activations() {
   memory("rms_norm_backward", 4 * kPass,
          [&] { backend_.rms_norm_backward(x, weight, inverse, dy, dx, true); });
   const auto cos = make(kRows, 32), sin = make(kRows, 32), ids = make(kRows, 2);
-  memory("rotary", 2 * kPass, [&] { backend_.rotary(x, cos, sin, 64, false, x); });
+  const auto turned = make_operand(kRows, kCols);
+  memory("rotary", kPass + double(turned.buffer.bytes()),
+         [&] { backend_.rotary(x, cos, sin, 64, false, turned); });
   Matrix words = ids;
   words.dtype = DType::kI32;
   memory("dropout", 2 * kPass, [&] {

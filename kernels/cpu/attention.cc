@@ -333,6 +333,8 @@ HeadTask head_task(const AttentionShape& shape, const AttentionItem& item, int64
     CHECK(x.dtype == DType::kF32 || (x.dtype == DType::kBF16 && compute == DType::kBF16));
   CHECK(item.prefix_k.empty() == item.prefix_v.empty() && item.prefix_k.rows == item.prefix_v.rows);
   CHECK(item.prefix_k.empty() || (item.prefix_k.cols == keys && item.prefix_v.cols == keys));
+  for (const Matrix& x : {item.prefix_k, item.prefix_v, item.log_sum})
+    CHECK(x.empty() || x.dtype == DType::kF32);
   CHECK(item.out.rows == item.q.rows && item.out.cols == item.q.cols && is_float(item.out.dtype));
   CHECK(item.log_sum.empty() || (item.log_sum.rows == item.q.rows && item.log_sum.cols == shape.heads));
   const auto part = [&](const Matrix& x) {
@@ -381,7 +383,8 @@ void CpuBackend::attention(const AttentionShape& shape, std::span<const Attentio
 void CpuBackend::rotary(Matrix x, Matrix cos, Matrix sin, int head_dim, bool transposed, Matrix y) {
   CHECK(head_dim > 0 && head_dim % 2 == 0 && x.cols % head_dim == 0);
   CHECK(cos.rows == x.rows && sin.rows == x.rows && cos.cols == head_dim / 2 && sin.cols == head_dim / 2);
-  CHECK(y.rows == x.rows && y.cols == x.cols && x.dtype == DType::kF32 && is_float(y.dtype));
+  CHECK(y.rows == x.rows && y.cols == x.cols && is_float(y.dtype));
+  for (const Matrix& of : {x, cos, sin}) CHECK(of.dtype == DType::kF32);
   for_rows(x.rows, x.cols, [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(rotate_rows)(x, cos, sin, head_dim, transposed, y, begin, end);
   });

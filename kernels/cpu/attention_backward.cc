@@ -339,6 +339,7 @@ void CpuBackend::attention_backward(const AttentionShape& shape, std::span<const
     CHECK(forward.k.rows == forward.q.rows && !forward.log_sum.empty());
     CHECK(item.dout.rows == forward.q.rows && item.dout.cols == forward.q.cols);
     CHECK(item.dq.rows == forward.q.rows && item.dk.rows == forward.k.rows && item.dv.rows == forward.v.rows);
+    for (const Matrix& x : {item.dout, item.dq, item.dk, item.dv}) CHECK(x.dtype == DType::kF32);
     CHECK(forward.prefix_k.empty() == item.dprefix_k.empty() &&
           forward.prefix_k.empty() == item.dprefix_v.empty());
     Matrix dprefix_k, dprefix_v;

@@ -26,7 +26,6 @@ HWY_AFTER_NAMESPACE();
 
 #include "common/base/check.h"
 #include "kernels/cpu/bf16_gemm.h"
-#include "kernels/host_backend.h"
 
 namespace coppice {
 namespace {

@@ -296,8 +296,8 @@ void PanelLinear::multiply(const Product& product, Matrix x, Matrix bias, Matrix
   const Buffer scratch = backend_.allocate(panel_bytes * size_t(kPanelsATask * threads));
   // What is to be rounded has its sums here until they are whole: those of a block, or, where the depth comes
   // in parts, of all rows of a task.
-  const int64_t sums_rows = !rounds ? 0 : units > kUnits ? chunk_rows : kRowBlock;
-  const int64_t sums_stride = kPanelsATask * kPanel;
+  const int64_t sums_rows = !rounds ? 0 : std::min(x.rows, units > kUnits ? chunk_rows : kRowBlock);
+  const int64_t sums_stride = groups == 0 ? 0 : (product.panels() + groups - 1) / groups * kPanel;
   const Buffer sums = backend_.allocate(size_t(sums_rows * sums_stride * threads) * sizeof(float));
 
   pool_.parallel_for(groups * chunks, [&](int64_t task, int worker) {

@@ -216,7 +216,7 @@ inline __attribute__((always_inline)) void multiply_step(TileRows left, TileRows
 // Where all that a block reads stands in whole tiles.
 template <typename Tiles, int kRows, int kCols>
 void multiply_whole(const LeftStrip& left, int64_t steps, const Pair* b, int64_t b_stride) {
-  const TileRows first = left.first(0), second = left.first(1);
+  const TileRows first = left.first(0), second = kRows == 2 ? left.first(1) : first;
   const auto* at = static_cast<const std::byte*>(first.data);
   const auto* second_at = static_cast<const std::byte*>(second.data);
   const int64_t bytes = left.step_bytes(), right_bytes = b_stride * int64_t(sizeof(Pair));

@@ -14,8 +14,8 @@ namespace coppice {
 
 // What the backward needs, for its rows.
 struct AttentionKept {
-  // After rotary, as products take them; where there is a norm of heads, before it, F32: norm and rotary are
-  // computed again.
+  // After rotary, in the dtype of products. Where there is a norm of heads, F32 and before that norm: norm
+  // and rotary are computed again.
   Rows q, k;
   Rows q_inverse, k_inverse;
   Rows v, out, log_sum;

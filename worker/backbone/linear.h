@@ -24,7 +24,8 @@ class Projection {
   size_t bytes() const { return weight_->bytes() + bias_.buffer.bytes(); }
 
   // x [rows, in], F32 or BF16 as Backend::linear takes it, stays as it is, unless it is spare: hooks may
-  // change that one in place. y [rows, out] as x, rounded when all hooks are done.
+  // change that one in place. y [rows, out], F32 or BF16 as that takes it,
+  // is rounded when all hooks are done.
   void forward(HookCalls& hooks, Matrix x, Matrix y, bool spare = false) const;
 
   // Whether backward reads x.

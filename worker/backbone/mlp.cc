@@ -13,7 +13,8 @@ Mlp::Mlp(Backend& backend, const BackboneConfig& config, const BackboneWeights& 
 void Mlp::forward(BlockRun& run, Matrix x, Matrix y, MlpKept* kept, int64_t kept_rows) const {
   Backend& backend = run.backend;
   const int64_t width = gate_.module().out;
-  // The widest rows of a block: where products round their inputs anyway, these are rounded too.
+  // The widest rows of a block: in bfloat16 these are rounded as well, so that the backward, which computes
+  // the product again, sees what the forward saw.
   Rows gate = make_rows(backend, run.rows, width, run.compute),
        up = make_rows(backend, run.rows, width, run.compute);
   gate_.forward(run.hooks, x, gate.matrix);

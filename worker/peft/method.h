@@ -182,7 +182,8 @@ class Method {
                                  int64_t /*lower_rows*/, std::vector<LowRankItem>&) const {}
   // Then all else: change y [rows, out] in place, knowing x.
   virtual bool wants_output(const MethodConfig&, const Module&) const { return false; }
-  // Whether there is anything else to do for this use.
+  // Whether there is anything else to do for this use. Where there is not for any, y may be BF16 and is not
+  // to be touched.
   virtual bool changes_output(const HookUse&, const Module&) const { return true; }
   virtual void projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
                                  Matrix y) const;

@@ -139,13 +139,13 @@ std::vector<Operator> attention_operators(DType compute) {
     all.push_back(backward(variant, compute));
     if (compute == DType::kF32) continue;
     all.push_back(rounded(forward(variant, compute), {kOut}));
-    all.push_back(rounded(forward(variant, compute), {kQ, kK, kV}));
+    all.push_back(rounded(forward(variant, compute), {kQ, kK, kV, kOut}));
     all.push_back(backward(variant, compute, true));
-    all.push_back(rounded(backward(variant, compute), {kQ, kK, kV}));
+    all.push_back(rounded(backward(variant, compute, true), {kQ, kK, kV}));
   }
   for (const Variant& variant : kForwardVariants) {
     all.push_back(forward(variant, compute));
-    if (compute == DType::kBF16) all.push_back(rounded(forward(variant, compute), {kK, kV}));
+    if (compute == DType::kBF16) all.push_back(rounded(forward(variant, compute), {kQ, kK, kV, kOut}));
   }
   return all;
 }
