@@ -6,6 +6,18 @@
 #include "common/base/check.h"
 
 namespace coppice {
+namespace {
+
+// Whether holds(method, bound) for a use among the first `rows`.
+template <typename Holds>
+bool any_use(const PackUses& uses, int64_t rows, const Holds& holds) {
+  for (const PackUses::Group& group : uses.groups())
+    for (const BoundUse& bound : group.uses)
+      if (bound.use.row < rows && holds(*group.method, bound)) return true;
+  return false;
+}
+
+}  // namespace
 
 void PackUses::add(const CachedAdapter& cached, HookUse use) {
   const Method* method = &cached.adapter.config->method();
@@ -50,19 +62,14 @@ bool HookCalls::Asks::operator()(const CachedAdapter& cached) const {
 }
 
 bool HookCalls::any(const Asks& asks) const {
-  for (const PackUses::Group& group : uses_.groups())
-    for (const BoundUse& bound : group.uses)
-      if (bound.use.row < rows_ && asks(*bound.cached)) return true;
-  return false;
+  return any_use(uses_, rows_, [&](const Method&, const BoundUse& bound) { return asks(*bound.cached); });
 }
 
 bool HookCalls::changes_output(const Module& module) const {
   const Asks asks = output(module);
-  for (const PackUses::Group& group : uses_.groups())
-    for (const BoundUse& bound : group.uses)
-      if (bound.use.row < rows_ && asks(*bound.cached) && group.method->changes_output(bound.use, module))
-        return true;
-  return false;
+  return any_use(uses_, rows_, [&](const Method& method, const BoundUse& bound) {
+    return asks(*bound.cached) && method.changes_output(bound.use, module);
+  });
 }
 
 // Calls each kind of method with those of its uses that ask for the hook.

@@ -115,7 +115,10 @@ TEST_P(RoundedRowsTest, LinearRoundsAsCopyDoes) {
     for (int64_t out : {1, 50, 193, 300}) {
       Random random{uint64_t(depth + out)};
       const auto weight = device_->prepare_weight(uniform(out, depth, random).view(), DType::kBF16);
-      const Matrix x = put(with_special_values(depth, random)), bias = put(uniform(1, out, random));
+      Array values = with_special_values(depth, random), constant = uniform(1, out, random);
+      for (int64_t c = 0; c < depth; ++c) values.at(5, c) = 0;
+      constant.at(0, 0) = 1e-39f;  // y of row 5: a denormal
+      const Matrix x = put(values), bias = put(constant);
       const LowRankItem beside = {.down = put(uniform(kRank, depth, random)),
                                   .up = put(uniform(out, kRank, random)),
                                   .inner = undefined(kRows - 3, kRank),
