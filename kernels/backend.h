@@ -164,7 +164,7 @@ struct AttentionItem {
 };
 struct AttentionBackwardItem {
   AttentionItem forward;  // with out and log_sum as the forward left them; keys == queries
-  Matrix dout;
+  Matrix dout;                    // F32 or BF16
   Matrix dq, dk, dv;              // overwritten
   Matrix dprefix_k, dprefix_v;    // accumulated; empty where the forward's are
 };
@@ -211,7 +211,8 @@ class Backend {
   // by grouped_matmul; what is rounded is their sum.
   virtual void linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matrix y,
                       std::span<const LowRankItem> beside = {}) = 0;
-  // dx = dy W, or dx += dy W; dy as x above, dx F32. Then beside it: inner = scale dy up, dx += inner down.
+  // dx = dy W, or dx += dy W; dy and dx as x and y above, but dx F32 where it is added to. Then beside it:
+  // inner = scale dy up, dx += inner down.
   virtual void linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
                                std::span<const LowRankItem> beside = {}) = 0;
   // rows[i] = W[indices[i]], of a weight that is exact; indices I32 [rows, 1], each in [0, out), rows F32 [rows, in].
@@ -233,8 +234,8 @@ class Backend {
                                  bool accumulate) = 0;
 
   // --- pointwise
-  // out = f(gate) * up;  backward: dgate = dout * up * f'(gate), dup = dout * f(gate); dgate, dup may be gate, up. dout is F32; the
-  // others may be BF16, gate as up and dgate as dup.
+  // out = f(gate) * up;  backward: dgate = dout * up * f'(gate), dup = dout * f(gate); dgate, dup may be gate, up. All F32 or BF16,
+  // gate as up and dgate as dup.
   virtual void gated_activation(Activation f, Matrix gate, Matrix up, Matrix out) = 0;
   virtual void gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                          Matrix dup) = 0;

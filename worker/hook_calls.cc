@@ -68,7 +68,8 @@ bool HookCalls::any(const Asks& asks) const {
 bool HookCalls::changes_output(const Module& module) const {
   const Asks asks = output(module);
   return any_use(uses_, rows_, [&](const Method& method, const BoundUse& bound) {
-    return asks(*bound.cached) && method.changes_output(bound.use, module);
+    return asks(*bound.cached) &&
+           method.changes_output(*bound.use.adapter->config, module, bound.use.segment->training);
   });
 }
 

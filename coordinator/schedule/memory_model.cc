@@ -55,6 +55,29 @@ std::vector<JobMemory> of_kind(std::span<const JobMemory> jobs, bool checkpointi
   return some;
 }
 
+// Whether this holds for some job's method and some module in this slot.
+bool any_at(const BackboneConfig& config, std::span<const JobMemory> jobs, Slot slot,
+            const std::function<bool(const MethodConfig&, const Module&)>& holds) {
+  const std::vector<Module> modules = backbone_modules(config);
+  return std::any_of(jobs.begin(), jobs.end(), [&](const JobMemory& job) {
+    return std::any_of(modules.begin(), modules.end(), [&](const Module& module) {
+      return module.slot == slot && holds(*job.method, module);
+    });
+  });
+}
+
+// Whether a method changes the gradient of a module's output.
+bool changes_dy(const MethodConfig& method, const Module& module) {
+  return method.method().changes_dy() && method.method().wants_output(method, module);
+}
+
+// Whether the gradient of a module's input is more than its products.
+bool changes_dx(const MethodConfig& method, const Module& module) {
+  return method.method().wants_input(method, module) ||
+         (method.method().wants_output(method, module) &&
+          method.method().changes_output(method, module, true));
+}
+
 }  // namespace
 
 DataParts parts_of(const JobData& data) {
@@ -114,17 +137,6 @@ int64_t MemoryModel::kept_row_bytes(const JobMemory& job, const LayerRange& stag
   return bytes;
 }
 
-// Whether a job's method changes the gradient of the outputs of some module in this slot.
-bool MemoryModel::change_gradient(std::span<const JobMemory> jobs, Slot slot) const {
-  const std::vector<Module> modules = backbone_modules(config);
-  return std::any_of(jobs.begin(), jobs.end(), [&](const JobMemory& job) {
-    return job.method->method().changes_dy() &&
-           std::any_of(modules.begin(), modules.end(), [&](const Module& module) {
-             return module.slot == slot && job.method->method().wants_output(*job.method, module);
-           });
-  });
-}
-
 // The rows may be those of the jobs that keep most.
 int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRange& stage,
                                 int64_t rows) const {
@@ -142,8 +154,9 @@ int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRang
 
 // Beside what is kept, in the topmost block here, or with the logits of a piece. A forward needs less than
 // the backward. What products read is in their dtype: the inputs of attention and MLP, which a backward
-// computes again, and the gated product. The MLP's backward: dy, its input, that input's gradient, the
-// product and its gradient, and in bfloat16 those of gate and up where a method changes them in float32.
+// computes again, the gated product and its gradient, and that of attention's output. The MLP's backward: dy,
+// its input, that input's gradient, then the product and its gradient, then the latter alone; in bfloat16
+// either beside gradients that a method changes in float32, down's of the product, gate's and up's.
 // Attention's: dy, its input and that input's gradient, those of the output, q, k and v, when gate, up and
 // mid are needed no more.
 int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows,
@@ -152,11 +165,13 @@ int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows,
                 kv = config.kv_size();
   const int64_t rounded = int64_t(dtype_size(compute));
   const bool bf16 = compute == DType::kBF16;
+  const bool exact_product = bf16 && any_at(config, jobs, Slot::kDown, changes_dx);
   const bool exact_gradients =
-      bf16 && (change_gradient(jobs, Slot::kGate) || change_gradient(jobs, Slot::kUp));
-  const int64_t mlp = kFloat * (2 * hidden + inner) + rounded * hidden +
-                      (exact_gradients ? 2 * kFloat * inner : rounded * inner);
-  const int64_t attention = kFloat * (hidden + 2 * q + 2 * kv) + rounded * (hidden - 2 * inner);
+      bf16 && (any_at(config, jobs, Slot::kGate, changes_dy) || any_at(config, jobs, Slot::kUp, changes_dy));
+  const int64_t mlp = kFloat * 2 * hidden + rounded * (hidden + inner) +
+                      std::max(rounded * inner + (exact_product ? kFloat * inner : 0),
+                               exact_gradients ? 2 * kFloat * inner : 0);
+  const int64_t attention = kFloat * (hidden + q + 2 * kv) + rounded * (q + hidden - 2 * inner);
   int64_t row_bytes = std::max(mlp, attention);
   if (jobs.front().checkpointing)
     row_bytes += block_row_bytes(false);  // of one block at a time, computed again
@@ -164,7 +179,7 @@ int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows,
   if (stage.end == config.layers) {
     const int64_t piece = std::min(kLogitRows, rows) * (config.vocabulary + 4 * hidden);
     // The gradients of the logits are multiplied where they stand, or else packed.
-    const bool packed = bf16 && (config.vocabulary % 2 != 0 || change_gradient(jobs, Slot::kHead));
+    const bool packed = bf16 && (config.vocabulary % 2 != 0 || any_at(config, jobs, Slot::kHead, changes_dy));
     const int64_t packed_bytes = packed ? rounded * std::min(kLogitRows, rows) * config.vocabulary : 0;
     bytes = std::max(bytes, kFloat * (2 * hidden * rows + piece) + packed_bytes);
   }

@@ -103,7 +103,6 @@ struct MemoryModel {
   int64_t block_row_bytes(bool checkpointing) const;
   int64_t kept_row_bytes(const JobMemory& job, const LayerRange& stage) const;
   int64_t kept_bytes(std::span<const JobMemory> jobs, const LayerRange& stage, int64_t rows) const;
-  bool change_gradient(std::span<const JobMemory> jobs, Slot slot) const;
   int64_t working_bytes(const LayerRange& stage, int64_t rows, std::span<const JobMemory> jobs) const;
 };
 

@@ -117,13 +117,15 @@ HWY_INLINE PreparedQueries<kBf16> prepare_queries(const HeadTask& task, const Ba
   std::fill_n(to.dq, at.dq_floats, 0.0f);
   std::fill_n(to.log_sums, 2 * kQueries, 0.0f);
   with_elements(item.out, [&](auto element) HWY_ATTR {
-    for (int64_t i = 0; i < to.rows; ++i) {
-      const float* const g = f32_row(dout, i);
-      const auto* const out = row_of<decltype(element)>(item.out, to.first + i) + column;
-      to.products[i] = task.scale * sum_columns(size, [=](int64_t c, auto part) HWY_ATTR {
-                         return hn::Mul(load(g + c, part), load(out + c, part));
-                       });
-    }
+    with_elements(dout, [&](auto gradient) HWY_ATTR {
+      for (int64_t i = 0; i < to.rows; ++i) {
+        const auto* const g = row_of<decltype(gradient)>(dout, i);
+        const auto* const out = row_of<decltype(element)>(item.out, to.first + i) + column;
+        to.products[i] = task.scale * sum_columns(size, [=](int64_t c, auto part) HWY_ATTR {
+                           return hn::Mul(load(g + c, part), load(out + c, part));
+                         });
+      }
+    });
   });
   for (int64_t i = 0; i < to.rows; ++i) {
     to.log_sums[i] = kLog2E * f32_row(item.log_sum, to.first + i)[task.head(to.head)];
@@ -339,7 +341,8 @@ void CpuBackend::attention_backward(const AttentionShape& shape, std::span<const
     CHECK(forward.k.rows == forward.q.rows && !forward.log_sum.empty());
     CHECK(item.dout.rows == forward.q.rows && item.dout.cols == forward.q.cols);
     CHECK(item.dq.rows == forward.q.rows && item.dk.rows == forward.k.rows && item.dv.rows == forward.v.rows);
-    for (const Matrix& x : {item.dout, item.dq, item.dk, item.dv}) CHECK(x.dtype == DType::kF32);
+    CHECK(item.dout.dtype == DType::kF32 || (item.dout.dtype == DType::kBF16 && compute == DType::kBF16));
+    for (const Matrix& x : {item.dq, item.dk, item.dv}) CHECK(x.dtype == DType::kF32);
     CHECK(forward.prefix_k.empty() == item.dprefix_k.empty() &&
           forward.prefix_k.empty() == item.dprefix_v.empty());
     Matrix dprefix_k, dprefix_v;

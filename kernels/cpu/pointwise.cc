@@ -92,12 +92,12 @@ HWY_INLINE void gated_rows(Matrix gate, Matrix up, Matrix out) {
   }
 }
 
-template <Activation kind, typename In, typename Out>
+template <Activation kind, typename In, typename Gradient, typename Out>
 HWY_INLINE void gated_backward_rows(Matrix gate, Matrix up, Matrix dout, Matrix dgate, Matrix dup) {
   for (int64_t r = 0; r < gate.rows; ++r) {
     for_pieces(gate.cols, [&](int64_t first, int64_t count) HWY_ATTR {
       const In *const g = row_of<In>(gate, r) + first, *const u = row_of<In>(up, r) + first;
-      const float* const d = f32_row(dout, r) + first;
+      const Gradient* const d = row_of<Gradient>(dout, r) + first;
       Out *const g_result = row_of<Out>(dgate, r) + first, *const u_result = row_of<Out>(dup, r) + first;
       Piece<Out> g_piece, u_piece;
       float *const g_to = g_piece.of(g_result), *const u_to = u_piece.of(u_result);
@@ -126,8 +126,11 @@ void gated(Activation f, Matrix gate, Matrix up, Matrix out) {
 void gated_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate, Matrix dup) {
   with_activation(f, [&](auto kind) HWY_ATTR {
     with_elements(gate, [&](auto in) HWY_ATTR {
-      with_elements(dgate, [&](auto to) HWY_ATTR {
-        gated_backward_rows<kind(), decltype(in), decltype(to)>(gate, up, dout, dgate, dup);
+      with_elements(dout, [&](auto gradient) HWY_ATTR {
+        with_elements(dgate, [&](auto to) HWY_ATTR {
+          gated_backward_rows<kind(), decltype(in), decltype(gradient), decltype(to)>(gate, up, dout, dgate,
+                                                                                      dup);
+        });
       });
     });
   });
@@ -324,7 +327,7 @@ void CpuBackend::gated_activation(Activation f, Matrix gate, Matrix up, Matrix o
 void CpuBackend::gated_activation_backward(Activation f, Matrix gate, Matrix up, Matrix dout, Matrix dgate,
                                            Matrix dup) {
   for (const Matrix& x : {up, dout, dgate, dup}) check_floats(gate, x);
-  CHECK(gate.dtype == up.dtype && dgate.dtype == dup.dtype && dout.dtype == DType::kF32);
+  CHECK(gate.dtype == up.dtype && dgate.dtype == dup.dtype);
   for_rows(gate.rows, gate.cols, [&](int64_t begin, int64_t end) {
     const int64_t n = end - begin;
     HWY_DYNAMIC_DISPATCH(gated_backward)

@@ -130,7 +130,7 @@ void RefBackend::attention_backward(const AttentionShape& shape, std::span<const
           const float log_sum = f32_row(forward.log_sum, query)[head];
           float g_out = 0;
           for (int64_t c = head * size; c < (head + 1) * size; ++c)
-            g_out += f32_row(item.dout, query)[c] * element(forward.out, query, c);
+            g_out += element(item.dout, query, c) * element(forward.out, query, c);
           std::fill_n(dq, size, 0.0f);
           for (int64_t m = rows.first(query); m <= rows.last(query); ++m) {
             const float *const k = f32_row(rows.k, m) + kv, *const v = f32_row(rows.v, m) + kv;

@@ -134,6 +134,13 @@ void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matri
 void RefBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix dx, bool accumulate,
                                  std::span<const LowRankItem> beside) {
   const auto& w = static_cast<const RefWeight&>(weight);
+  if (dx.dtype == DType::kBF16) {
+    CHECK(w.compute() == DType::kBF16 && !accumulate);
+    const Buffer sums = allocate(size_t(dx.size()) * sizeof(float));
+    const UnaryItem rounding{sums.matrix(dx.rows, dx.cols), dx};
+    linear_backward(weight, dy, rounding.x, false, beside);
+    return copy({&rounding, 1});
+  }
   CHECK(dy.cols == w.out() && dx.cols == w.in() && dx.rows == dy.rows && dx.dtype == DType::kF32);
   const Buffer rows = pack(*this, dy, false, w.compute());
   for_each(dy.rows, [&](int64_t r) {

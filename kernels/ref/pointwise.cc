@@ -73,7 +73,7 @@ void RefBackend::gated_activation_backward(Activation f, Matrix gate, Matrix up,
   for_each(gate.rows, [&](int64_t r) {
     for (int64_t c = 0; c < gate.cols; ++c) {
       const ValueAndSlope at = evaluate(f, element(gate, r, c));
-      const float d = f32_row(dout, r)[c], u = element(up, r, c);
+      const float d = element(dout, r, c), u = element(up, r, c);
       set_element(dgate, r, c, d * u * at.slope);
       set_element(dup, r, c, d * at.value);
     }

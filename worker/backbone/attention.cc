@@ -76,7 +76,7 @@ bool Attention::backward_needs_input(const HookCalls& hooks) const {
 
 void Attention::backward(BlockRun& run, AttentionKept kept, Matrix x, Matrix dy, Matrix dx) const {
   Backend& backend = run.backend;
-  Rows dout = make_rows(backend, run.rows, query_.module().out);
+  Rows dout = make_rows(backend, run.rows, query_.module().out, run.compute);
   output_.backward(run.hooks, kept.out.matrix, dy, dout.matrix, false);
   Rows q, k;  // as the attention saw them
   if (query_norm_) {

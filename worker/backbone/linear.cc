@@ -57,6 +57,12 @@ void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const
 // Hooks that change dy go first. Then the frozen product, for all rows, and only then what hooks add beside
 // it: so where dx is new, the product writes it and nobody fills it with zeros before.
 void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const {
+  if (dx.dtype != DType::kF32 && (hooks.wants_input(module_) || hooks.changes_output(module_))) {
+    const Rows exact = make_rows(hooks.backend(), dx.rows, dx.cols);
+    backward(hooks, x, dy, exact.matrix, false);
+    const UnaryItem rounding{exact.matrix, dx};
+    return hooks.backend().copy({&rounding, 1});
+  }
   hooks.projection_output_backward(module_, x, dy);
   const std::vector<LowRankItem> low_rank = hooks.low_rank_backward(module_, dx.rows);
   if (hooks.wants_input(module_)) {

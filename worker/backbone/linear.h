@@ -35,7 +35,8 @@ class Projection {
   // Whether backward changes dy.
   bool backward_changes_dy(const HookCalls& hooks) const { return hooks.changes_dy(module_); }
   // dy [rows, out], F32 where it is changed in place by hooks, else as x. dx [first rows of those, in]:
-  // overwritten or added to; only the rows that go lower, empty where none does.
+  // overwritten, F32 or BF16 as y above, or added to, F32; only the rows that go lower, empty where none
+  // does.
   void backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const;
 
  private:

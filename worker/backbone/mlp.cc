@@ -33,7 +33,7 @@ void Mlp::forward(BlockRun& run, Matrix x, Matrix y, MlpKept* kept, int64_t kept
 void Mlp::backward(BlockRun& run, MlpKept kept, Matrix x, Matrix dy, Matrix dx) const {
   Backend& backend = run.backend;
   const Matrix gate = kept.gate.matrix, up = kept.up.matrix;
-  Rows dproduct = make_rows(backend, run.rows, gate.cols);
+  Rows dproduct = make_rows(backend, run.rows, gate.cols, run.compute);
   {
     Rows product;
     if (down_.backward_needs_input(run.hooks)) {

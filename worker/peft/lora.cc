@@ -223,8 +223,10 @@ class Lora : public Method {
     return static_cast<const LoraConfig&>(config).find(module) != nullptr;
   }
 
-  bool changes_output(const HookUse& use, const Module& module) const override {
-    return !is_low_rank(use, module);
+  // Where A sees another x than W: at the embedding, and with dropout.
+  bool changes_output(const MethodConfig& config, const Module& module, bool training) const override {
+    return module.slot == Slot::kEmbedding ||
+           (training && static_cast<const LoraConfig&>(config).dropout() > 0);
   }
 
   void low_rank(HookContext& context, const Module& module, std::span<const HookUse> uses,
@@ -254,7 +256,6 @@ class Lora : public Method {
     }
   }
 
-  // Where A sees another x than W: at the embedding, and with dropout.
   void projection_output(HookContext& context, const Module& module, std::span<const HookUse> uses, Matrix x,
                          Matrix y) const override {
     std::vector<GatherItem> gathers;
@@ -333,9 +334,8 @@ class Lora : public Method {
  private:
   static constexpr int kGradient = 64;  // of what is kept: dh, beside h
 
-  static bool is_low_rank(const HookUse& use, const Module& module) {
-    return module.slot != Slot::kEmbedding &&
-           (!use.segment->training || config_of<LoraConfig>(use).dropout() == 0);
+  bool is_low_rank(const HookUse& use, const Module& module) const {
+    return !changes_output(config_of<LoraConfig>(use), module, use.segment->training);
   }
 
   // dh = scale * dy B;  dB += scale * dy^T h;  dA[token] += dh

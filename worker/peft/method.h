@@ -182,9 +182,9 @@ class Method {
                                  int64_t /*lower_rows*/, std::vector<LowRankItem>&) const {}
   // Then all else: change y [rows, out] in place, knowing x.
   virtual bool wants_output(const MethodConfig&, const Module&) const { return false; }
-  // Whether there is anything else to do for this use. Where there is not for any, y may be BF16 and is not
-  // to be touched.
-  virtual bool changes_output(const HookUse&, const Module&) const { return true; }
+  // Whether there is anything else to do, or in its backward for dx. Where there is not for any use, y and dx
+  // may be BF16 and are not to be touched.
+  virtual bool changes_output(const MethodConfig&, const Module&, bool /*training*/) const { return true; }
   virtual void projection_output(HookContext&, const Module&, std::span<const HookUse>, Matrix x,
                                  Matrix y) const;
   // Its backward has two parts. Before that of W, only of a method that changes_dy(): dy in place to what W

@@ -142,6 +142,7 @@ std::vector<Operator> attention_operators(DType compute) {
     all.push_back(rounded(forward(variant, compute), {kQ, kK, kV, kOut}));
     all.push_back(backward(variant, compute, true));
     all.push_back(rounded(backward(variant, compute, true), {kQ, kK, kV}));
+    all.push_back(rounded(backward(variant, compute, true), {kQ, kK, kV, kDout}));
   }
   for (const Variant& variant : kForwardVariants) {
     all.push_back(forward(variant, compute));

@@ -60,16 +60,16 @@ Operator linear_backward(DType compute, bool accumulate) {
 }
 
 // With a product of thin factors beside W, for all rows.
-Operator linear_low_rank(DType compute, bool backward) {
-  Operator op = backward ? linear_backward(compute, true) : linear(compute, DType::kF32, true);
-  op.name = std::string(backward ? "linear_backward" : "linear") + suffix(compute) + "_low_rank";
+Operator linear_low_rank(DType compute, bool backward, bool accumulate = false) {
+  Operator op = backward ? linear_backward(compute, accumulate) : linear(compute, DType::kF32, true);
+  op.name += "_low_rank";
   if (compute == DType::kBF16) op.tolerance = kRoundedTolerance;  // the inner rows are
   op.make = [=](Size size, Random& random) -> Item {
     const int64_t out = backward ? size.cols : outputs_for(size.cols),
                   in = backward ? outputs_for(size.cols) : size.cols;
     const int64_t rank = 1 + size.rows % 19;
     return {row_in(uniform(size.rows, size.cols, random)),
-            backward ? row_inout(uniform(size.rows, in, random)) : row_out(size.rows, out),
+            accumulate ? row_inout(uniform(size.rows, in, random)) : row_out(size.rows, backward ? in : out),
             whole_in(uniform(out, in, random)),
             whole_in(uniform(1, out, random)),
             whole_in(uniform(rank, in, random)),
@@ -81,7 +81,7 @@ Operator linear_low_rank(DType compute, bool backward) {
     const auto weight = backend.prepare_weight((*item.host)[2].array.view(), compute);
     const LowRankItem beside = {.down = item[4], .up = item[5], .inner = item[6], .scale = 0.75f};
     if (backward) {
-      backend.linear_backward(*weight, item[0], item[1], true, {&beside, 1});
+      backend.linear_backward(*weight, item[0], item[1], accumulate, {&beside, 1});
     } else {
       backend.linear(*weight, item[0], item[3], item[1], {&beside, 1});
     }
@@ -122,13 +122,15 @@ std::vector<Operator> matmul_operators(DType compute) {
   std::vector<Operator> all = {linear(compute, DType::kF32, false),  linear(compute, DType::kF32, true),
                                linear(compute, DType::kBF16, false), linear(compute, DType::kF16, true),
                                linear_backward(compute, false),      linear_backward(compute, true),
-                               linear_low_rank(compute, false),      linear_low_rank(compute, true)};
+                               linear_low_rank(compute, false),      linear_low_rank(compute, true),
+                               linear_low_rank(compute, true, true)};
   if (compute == DType::kBF16) {
     const size_t count = all.size();
     for (size_t i = 0; i < count; ++i) all.push_back(rounded(all[i], {0}));  // x, dy
-    for (const Operator& op : {linear(compute, DType::kF32, false), linear(compute, DType::kF16, true),
-                               linear_low_rank(compute, false)}) {
-      all.push_back(rounded(op, {1}, kRoundedTolerance));  // y
+    for (const Operator& op :
+         {linear(compute, DType::kF32, false), linear(compute, DType::kF16, true),
+          linear_low_rank(compute, false), linear_backward(compute, false), linear_low_rank(compute, true)}) {
+      all.push_back(rounded(op, {1}, kRoundedTolerance));  // y, dx
       all.push_back(rounded(op, {0, 1}, kRoundedTolerance));
     }
   }

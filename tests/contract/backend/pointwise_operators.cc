@@ -76,8 +76,9 @@ void add_gated(std::vector<Operator>& all, NamedActivation named) {
         const Placed& item = items[0];
         backend.gated_activation_backward(f, item[0], item[1], item[2], item[3], item[4]);
       });
-  all.insert(all.end(), {backward, rounded(backward, {0, 1}), rounded(backward, {3, 4}, kRoundedTolerance),
-                         rounded(backward, {0, 1, 3, 4}, kRoundedTolerance)});
+  all.insert(all.end(), {backward, rounded(backward, {0, 1}), rounded(backward, {2}),
+                         rounded(backward, {3, 4}, kRoundedTolerance),
+                         rounded(backward, {0, 1, 2, 3, 4}, kRoundedTolerance)});
   const Make in_place = [](Size size, Random& random) -> Item {
     return {row_inout(uniform(size.rows, size.cols, random, 6)),
             row_inout(uniform(size.rows, size.cols, random)), row_in(uniform(size.rows, size.cols, random))};
@@ -87,7 +88,8 @@ void add_gated(std::vector<Operator>& all, NamedActivation named) {
         const Placed& item = items[0];
         backend.gated_activation_backward(f, item[0], item[1], item[2], item[0], item[1]);
       });
-  all.insert(all.end(), {backward_in_place, rounded(backward_in_place, {0, 1}, kRoundedTolerance)});
+  all.insert(all.end(), {backward_in_place, rounded(backward_in_place, {0, 1}, kRoundedTolerance),
+                         rounded(backward_in_place, {0, 1, 2}, kRoundedTolerance)});
 }
 
 std::vector<Operator> scale_operators() {

@@ -107,8 +107,8 @@ TEST_P(RoundedRowsTest, HaveTheProductsOfFloats) {
   }
 }
 
-// So whether a pack's y is rounded by its product or, where a hook changes it first, by copy() shows in no
-// bits. The depths have one part and several.
+// So whether a pack's y or dx is rounded by its product or, where a hook changes it first, by copy() shows in
+// no bits. The depths have one part and several.
 TEST_P(RoundedRowsTest, LinearRoundsAsCopyDoes) {
   if (const auto why = device_->unsupported(DType::kBF16)) GTEST_SKIP() << *why;
   for (int64_t depth : {1, 33, 770, 2049}) {
@@ -127,12 +127,23 @@ TEST_P(RoundedRowsTest, LinearRoundsAsCopyDoes) {
                    direct = undefined(kRows, out, DType::kBF16);
       device_->linear(*weight, x, bias, y, {&beside, 1});
       device_->linear(*weight, x, bias, direct, {&beside, 1});
-      const UnaryItem rounding{y, copied};
-      device_->copy({&rounding, 1});
-      const Matrix widened = undefined(kRows, out), expected = undefined(kRows, out);
-      const UnaryItem widening[] = {{direct, widened}, {copied, expected}};
-      device_->copy(widening);
-      expect_close(got(widened), got(expected), 0, fmt::format("{} to {}", depth, out));
+      const auto expect_alike = [&](const std::string& what) {
+        const UnaryItem rounding{y, copied};
+        device_->copy({&rounding, 1});
+        const Matrix widened = undefined(kRows, out), expected = undefined(kRows, out);
+        const UnaryItem widening[] = {{direct, widened}, {copied, expected}};
+        device_->copy(widening);
+        expect_close(got(widened), got(expected), 0, fmt::format("{}, {} to {}", what, depth, out));
+      };
+      expect_alike("y");
+      const auto turned = device_->prepare_weight(uniform(depth, out, random).view(), DType::kBF16);
+      const LowRankItem back = {.down = put(uniform(kRank, out, random)),
+                                .up = put(uniform(depth, kRank, random)),
+                                .inner = beside.inner,
+                                .row = 2};
+      device_->linear_backward(*turned, x, y, false, {&back, 1});
+      device_->linear_backward(*turned, x, direct, false, {&back, 1});
+      expect_alike("dx");
       if (HasFailure()) return;
     }
   }

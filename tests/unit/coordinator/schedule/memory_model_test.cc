@@ -192,9 +192,25 @@ TEST_F(MemoryModelTest, Bfloat16KeepsWhatProductsReadRounded) {
   const int64_t floats = model_.packs_bytes(one);
   model_.compute = DType::kBF16;
   // Two bytes less of gate and up, of q, k and v and of attention's output in each of eight blocks; in one of
-  // them of its input and the gated product besides; and the holes that those would leave.
-  const int64_t kept = 2048 * 8 * (2 * 704 + 2 * 256 + 2 * 128) * 2, working = 2048 * (256 + 704) * 2;
+  // them of its input, the gated product and that one's gradient besides; and the holes that those would
+  // leave.
+  const int64_t kept = 2048 * 8 * (2 * 704 + 2 * 256 + 2 * 128) * 2, working = 2048 * (256 + 2 * 704) * 2;
   EXPECT_NEAR(double(floats - model_.packs_bytes(one)), double(kept + working) * 26 / 25, 2);
+}
+
+// A gradient that a method changes is in float32 until it has.
+TEST_F(MemoryModelTest, Bfloat16RoundsGradientsThatAreDone) {
+  model_.compute = DType::kBF16;
+  const auto packs_bytes = [&](const Json& method) {
+    const auto config = configure_method(method, model_.config, "method");
+    return model_.packs_bytes(std::vector<JobMemory>{{config.get(), own(kMebibyte), 2048, 2048, 0, false}});
+  };
+  Json lora{{"peft_type", "LORA"}, {"r", 8}, {"target_modules", Json::array({"down_proj"})}};
+  const int64_t rounded = packs_bytes(lora);
+  lora["lora_dropout"] = 0.1;
+  EXPECT_NEAR(double(packs_bytes(lora) - rounded), 2048.0 * 704 * 4 * 26 / 25, 2);
+  lora["target_modules"] = Json::array({"gate_proj"});
+  EXPECT_LE(packs_bytes(lora), rounded);
 }
 
 TEST_F(MemoryModelTest, HostsShareWhatARunTakes) {
