@@ -61,6 +61,14 @@ double product_bytes(const FrozenWeight& weight, const Matrix& x, const Matrix& 
 
 }  // namespace
 
+OperatorProfile& OperatorProfile::operator+=(const OperatorProfile& more) {
+  calls += more.calls;
+  seconds += more.seconds;
+  flops += more.flops;
+  bytes += more.bytes;
+  return *this;
+}
+
 double Profile::seconds() const {
   if (by_processor) return double(std::clock()) / CLOCKS_PER_SEC;
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -71,18 +79,18 @@ void ProfiledBackend::measure(const std::string& name, const Cost& cost, const C
   const double start = profile_.seconds();
   call();
   device_->wait();
-  profile_.last_end = profile_.seconds();
-  OperatorProfile& profile = profile_.operators[name];
-  profile.seconds += profile_.last_end - start;
-  profile.bytes += cost.bytes;
-  profile.flops += cost.flops;
-  ++profile.calls;
+  since_update_[name] += {1, profile_.seconds() - start, cost.flops, cost.bytes};
 }
 
-void ProfiledBackend::warm_up(int64_t update) {
-  if (update > warm_up_updates_) return;
-  profile_.operators.clear();
-  profile_.began = profile_.last_end;
+void ProfiledBackend::updated(int64_t update) {
+  profile_.ended = profile_.seconds();
+  if (update <= warm_up_updates_) {
+    profile_.operators.clear();
+    profile_.began = profile_.ended;
+  } else {
+    for (const auto& [name, operators] : since_update_) profile_.operators[name] += operators;
+  }
+  since_update_.clear();
 }
 
 void ProfiledBackend::release(std::byte*, size_t) {
@@ -238,12 +246,12 @@ void ProfiledBackend::adamw(const AdamWStep& step, Matrix parameter, Matrix grad
                             Matrix second_moment) {
   measure("adamw", {bytes_of(parameter, gradient) + 3 * bytes_of(parameter) + 2 * bytes_of(second_moment)},
           [&] { device_->adamw(step, parameter, gradient, first_moment, second_moment); });
-  warm_up(step.step);
+  updated(step.step);
 }
 void ProfiledBackend::sgd(const SgdStep& step, Matrix parameter, Matrix gradient, Matrix momentum) {
   measure("sgd", {bytes_of(parameter, parameter, gradient) + 2 * bytes_of(momentum)},
           [&] { device_->sgd(step, parameter, gradient, momentum); });
-  warm_up(step.step);
+  updated(step.step);
 }
 double ProfiledBackend::squared_norm(Matrix x) {
   double norm = 0;

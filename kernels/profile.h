@@ -7,9 +7,9 @@
 // are seen), and for all operators the bytes of operands that must be read or written once. Products on
 // frozen weights are told apart by their shape, grouped ones by what is transposed.
 //
-// Nothing counts before a job's update number warm_up_updates is done: by then weights are packed and memory
-// is warm. elapsed_seconds() runs from there to the end of the last operator, so what operators leave of it
-// went by between them.
+// What counts are steps: nothing before a job's update number warm_up_updates is done, when weights are
+// packed and memory is warm, nor after the last update, when what has ended is stored and exported. What
+// operators leave of elapsed_seconds() went by between them.
 //
 // Thread: compute thread. Errors: those of the device.
 
@@ -24,6 +24,8 @@ namespace coppice {
 struct OperatorProfile {
   int64_t calls = 0;
   double seconds = 0, flops = 0, bytes = 0;
+
+  OperatorProfile& operator+=(const OperatorProfile& more);
 };
 
 // What was measured: outlives the backend that writes it. The times of operators are those of the wall, or of
@@ -31,10 +33,10 @@ struct OperatorProfile {
 struct Profile {
   bool by_processor = false;
   std::map<std::string, OperatorProfile> operators;
-  double began = seconds(), last_end = began;
+  double began = seconds(), ended = began;
 
   double seconds() const;  // of the clock in use
-  double elapsed_seconds() const { return last_end - began; }
+  double elapsed_seconds() const { return ended - began; }
 };
 
 class ProfiledBackend final : public Backend {
@@ -112,12 +114,13 @@ class ProfiledBackend final : public Backend {
   // Runs call() and adds its time to the operator's.
   template <typename Call>
   void measure(const std::string& name, const Cost& cost, const Call& call);
-  void warm_up(int64_t update);
+  void updated(int64_t update);
   void release(std::byte* data, size_t bytes) override;  // never called: buffers are the device's
 
   std::unique_ptr<Backend> device_;
   int64_t warm_up_updates_;
   Profile& profile_;
+  std::map<std::string, OperatorProfile> since_update_;
 };
 
 }  // namespace coppice

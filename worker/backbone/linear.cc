@@ -58,6 +58,7 @@ void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const
 // it: so where dx is new, the product writes it and nobody fills it with zeros before.
 void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const {
   if (dx.dtype != DType::kF32 && (hooks.wants_input(module_) || hooks.changes_output(module_))) {
+    CHECK(!accumulate);
     const Rows exact = make_rows(hooks.backend(), dx.rows, dx.cols);
     backward(hooks, x, dy, exact.matrix, false);
     const UnaryItem rounding{exact.matrix, dx};
