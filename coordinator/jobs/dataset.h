@@ -30,7 +30,7 @@ struct Dataset {
   int64_t tokens = 0;
   int64_t truncated = 0, dropped = 0;  // by on_long
   uint64_t fingerprint = 0;            // of all tokens and labels
-  int64_t identity = 0;                // of this copy among those that jobs share; 0: it is one job's own
+  int64_t identity = 0;                // of this copy among those that jobs share; 0: none of them
 
   void count();                      // tokens and fingerprint, from the examples
   int64_t bytes() const;             // of memory

@@ -1,5 +1,6 @@
 #include "coordinator/jobs/dataset_cache.h"
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -65,43 +66,68 @@ bool DatasetCache::identify(Key& key) {
 std::shared_ptr<const Dataset> DatasetCache::read(const std::string& path, const DataArguments& data,
                                                   const Tokenizer* tokenizer, int64_t vocabulary,
                                                   bool virtual_rows, int64_t most_bytes) {
-  const auto read_now = [&] {
-    return std::make_shared<Dataset>(reader_(path, data, tokenizer, vocabulary, virtual_rows, most_bytes));
+  const auto whole = [](Dataset all) {
+    std::vector<Dataset> parts;
+    parts.push_back(std::move(all));
+    return parts;
   };
-  Key key{.path = path, .keys = keys_of_rows(data), .vocabulary = vocabulary, .virtual_rows = virtual_rows};
+  return read_parts({"", whole}, path, data, tokenizer, vocabulary, virtual_rows, most_bytes).front();
+}
+
+DatasetCache::Parts DatasetCache::read_parts(const Division& division, const std::string& path,
+                                             const DataArguments& data, const Tokenizer* tokenizer,
+                                             int64_t vocabulary, bool virtual_rows, int64_t most_bytes) {
+  const auto read_now = [&] {
+    return division.divide(reader_(path, data, tokenizer, vocabulary, virtual_rows, most_bytes));
+  };
+  Key key{.path = path,
+          .keys = keys_of_rows(data),
+          .vocabulary = vocabulary,
+          .virtual_rows = virtual_rows,
+          .division = division.name};
   if (!identify(key)) return keep(key, read_now(), false);
 
   std::unique_lock lock(mutex_);
   ended_.wait(lock, [&] { return !being_read_.contains(key); });
-  if (const auto known = known_.find(key); known != known_.end()) {
-    if (auto dataset = known->second.lock()) return dataset;
-  }
+  if (Parts known = find(key); !known.empty()) return known;
   const Turn turn(*this, key);
   lock.unlock();
-  auto dataset = read_now();
+  std::vector<Dataset> parts = read_now();
   Key after = key;
   const bool unchanged = identify(after) && after == key;
-  return keep(key, std::move(dataset), unchanged);
+  return keep(key, std::move(parts), unchanged);
 }
 
-std::shared_ptr<const Dataset> DatasetCache::keep(const Key& key, std::shared_ptr<Dataset> read,
-                                                  bool remember) {
+// None where one is gone.
+DatasetCache::Parts DatasetCache::find(const Key& key) {
+  Parts parts;
+  const auto known = known_.find(key);
+  if (known == known_.end()) return parts;
+  for (const auto& part : known->second) parts.push_back(part.lock());
+  if (std::find(parts.begin(), parts.end(), nullptr) != parts.end()) parts.clear();
+  return parts;
+}
+
+DatasetCache::Parts DatasetCache::keep(const Key& key, std::vector<Dataset> parts, bool remember) {
   std::lock_guard lock(mutex_);
-  const auto let_go = [](const auto& entry) { return entry.second.expired(); };
-  std::erase_if(known_, let_go);
-  std::erase_if(held_, let_go);
-  std::shared_ptr<const Dataset> kept;
-  const auto [first, end] = held_.equal_range(read->fingerprint);
-  for (auto other = first; other != end && !kept; ++other) {
-    const auto dataset = other->second.lock();
-    if (dataset && same(*dataset, *read)) kept = dataset;
+  std::erase_if(known_, [&](const auto& entry) { return find(entry.first).empty(); });
+  std::erase_if(held_, [](const auto& entry) { return entry.second.expired(); });
+  Parts kept;
+  for (Dataset& part : parts) {
+    std::shared_ptr<const Dataset> one;
+    const auto [first, end] = held_.equal_range(part.fingerprint);
+    for (auto other = first; other != end && !one; ++other) {
+      const auto dataset = other->second.lock();
+      if (dataset && same(*dataset, part)) one = dataset;
+    }
+    if (!one) {
+      part.identity = ++last_identity_;
+      one = std::make_shared<const Dataset>(std::move(part));
+      held_.emplace(one->fingerprint, one);
+    }
+    kept.push_back(std::move(one));
   }
-  if (!kept) {
-    read->identity = ++last_identity_;
-    kept = std::move(read);
-    held_.emplace(kept->fingerprint, kept);
-  }
-  if (remember) known_[key] = kept;
+  if (remember) known_[key].assign(kept.begin(), kept.end());
   return kept;
 }
 

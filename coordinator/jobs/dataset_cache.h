@@ -3,8 +3,9 @@
 // while anybody holds it, to whoever reads the same file with the same keys; when the last has let it go, it
 // is forgotten and the file is read anew. A file is the same while its identity is: device, inode, size and
 // times. One whose identity changes while it is read is handed out, and not remembered. Files that differ and
-// give the same rows give one dataset too: a file that was only touched takes no memory twice. One cache
-// serves one backbone: the tokenizer is the same for all calls.
+// give the same rows give one dataset too: a file that was only touched takes no memory twice. What a file is
+// divided into is held and handed out likewise. One cache serves one backbone: the tokenizer is the same for
+// all calls.
 //
 // Thread: any. Whoever reads what another is reading waits for it. Errors: those of read_dataset; none is
 // handed on to those that wait, who read for themselves.
@@ -35,6 +36,16 @@ class DatasetCache {
                                       const Tokenizer* tokenizer, int64_t vocabulary, bool virtual_rows,
                                       int64_t most_bytes = INT64_MAX);
 
+  // The same, divided into parts: none of which is read again while somebody holds all of them.
+  struct Division {
+    std::string name;  // all that the parts depend on beside the rows
+    std::function<std::vector<Dataset>(Dataset)> divide;
+  };
+  using Parts = std::vector<std::shared_ptr<const Dataset>>;
+  Parts read_parts(const Division& division, const std::string& path, const DataArguments& data,
+                   const Tokenizer* tokenizer, int64_t vocabulary, bool virtual_rows,
+                   int64_t most_bytes = INT64_MAX);
+
  private:
   // All that the rows, and the messages about them, depend on.
   struct Key {
@@ -44,17 +55,19 @@ class DatasetCache {
     std::string keys;
     int64_t vocabulary = 0;
     bool virtual_rows = false;
+    std::string division;  // none: the whole file
     auto operator<=>(const Key&) const = default;
   };
   class Turn;
   static bool identify(Key& key);
-  std::shared_ptr<const Dataset> keep(const Key& key, std::shared_ptr<Dataset> read, bool remember);
+  Parts find(const Key& key);
+  Parts keep(const Key& key, std::vector<Dataset> parts, bool remember);
 
   const Reader reader_;
   std::mutex mutex_;
   std::condition_variable ended_;  // the reading of a file
   // Guarded by mutex_.
-  std::map<Key, std::weak_ptr<const Dataset>> known_;
+  std::map<Key, std::vector<std::weak_ptr<const Dataset>>> known_;
   std::multimap<uint64_t, std::weak_ptr<const Dataset>> held_;  // by fingerprint: all, remembered or not
   std::set<Key> being_read_;
   int64_t last_identity_ = 0;

@@ -23,7 +23,7 @@ size_t held_out(double split, size_t rows, const std::string& path) {
 }
 
 // Rows drawn by the seed are for evaluation, the others for training; both keep the file's order.
-JobData split(Dataset all, const JobSpec& spec) {
+std::vector<Dataset> split(Dataset all, const JobSpec& spec) {
   std::vector<Example>& rows = all.examples;
   const size_t held = held_out(spec.data.eval_split, rows.size(), spec.data.train);
   std::vector<size_t> order(rows.size());
@@ -41,7 +41,10 @@ JobData split(Dataset all, const JobSpec& spec) {
   rows = std::move(kept);
   all.count();
   eval.count();
-  return {std::make_shared<Dataset>(std::move(all)), std::make_shared<Dataset>(std::move(eval))};
+  std::vector<Dataset> parts;
+  parts.push_back(std::move(all));
+  parts.push_back(std::move(eval));
+  return parts;
 }
 
 }  // namespace
@@ -49,9 +52,13 @@ JobData split(Dataset all, const JobSpec& spec) {
 JobData read_job_data(const JobSpec& spec, DatasetCache& cache, const Tokenizer* tokenizer,
                       int64_t vocabulary, bool virtual_rows, int64_t most_bytes) {
   const DataArguments& data = spec.data;
-  // Past the cache: rows that are the job's own are moved, and those of others stay as they are.
   if (!data.eval && data.eval_split > 0) {
-    return split(read_dataset(data.train, data, tokenizer, vocabulary, virtual_rows, most_bytes), spec);
+    const DatasetCache::Division division = {
+        fmt::format("{} held out by seed {}", data.eval_split, spec.train.seed),
+        [&](Dataset all) { return split(std::move(all), spec); }};
+    const DatasetCache::Parts parts =
+        cache.read_parts(division, data.train, data, tokenizer, vocabulary, virtual_rows, most_bytes);
+    return {parts[0], parts[1]};
   }
   JobData read;
   read.train = cache.read(data.train, data, tokenizer, vocabulary, virtual_rows, most_bytes);

@@ -1,7 +1,7 @@
 #pragma once
 // What a job trains and is evaluated on. Files are read by way of the cache, so that jobs on one file share
-// what it gives; what data.eval_split holds out, and what it leaves, are the job's own. Thread: any. Errors:
-// those of read_dataset, and kInvalid for a split that leaves nothing to train on.
+// what it gives; and jobs with the same data.eval_split and seed what that holds out, and what it leaves.
+// Thread: any. Errors: those of read_dataset, and kInvalid for a split that leaves nothing to train on.
 
 #include <cstdint>
 #include <memory>

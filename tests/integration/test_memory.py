@@ -41,12 +41,13 @@ def several(count, *arguments, **options):
     return lambda folder: [lora(f"job-{i}", folder, *arguments, **options) for i in range(count)]
 
 
-def sweep(count, batch, lengths, rows):
+def sweep(count, batch, lengths, rows, **data):
     """Jobs on one file, which is far larger than what they train on."""
 
     def jobs(folder):
         one = lora("sweep", folder, batch, lengths, steps=rows // batch)
         one["train"]["max_steps"] = 4
+        one["data"] |= data
         return [one | {"name": f"sweep-{i}"} for i in range(count)]
 
     return jobs
@@ -69,6 +70,7 @@ CASES = {
     "gradients of gate and up": scaled,
     "short": several(1, 1, (64, 64)),
     "sixteen jobs on one file": sweep(16, 1, (128, 128), 10000),
+    "sixteen jobs that split it alike": sweep(16, 1, (128, 128), 10000, eval_split=4),
 }
 
 

@@ -95,17 +95,37 @@ TEST_F(JobDataTest, JobsOnTheSameFilesShareThem) {
   EXPECT_EQ(on_itself.train, on_itself.eval);
 }
 
-TEST_F(JobDataTest, ASplitIsTheJobsOwnAndLeavesWhatOthersShareAsItIs) {
+TEST_F(JobDataTest, JobsWithTheSameSplitAndSeedShareItsParts) {
+  const JobData first = split(7);
+  spec_.data.shuffle = false;
+  const JobData second = split(7);
+  EXPECT_EQ(first.train, second.train);
+  EXPECT_EQ(first.eval, second.eval);
+  EXPECT_GT(first.train->identity, 0);
+  EXPECT_GT(first.eval->identity, 0);
+  EXPECT_NE(first.train->identity, first.eval->identity);
+  EXPECT_NE(split(7, 1).train, first.train);
+  EXPECT_NE(split(8).train, first.train);
+  EXPECT_EQ(split(0.27).train, first.train);  // as many rows
+}
+
+TEST_F(JobDataTest, PartsThatAreHeldAreNotReadAgain) {
+  JobData first = split(7);
+  EXPECT_EQ(read(1).train, first.train);
+  first.eval.reset();
+  expect_error(ErrorCode::kExhausted, path_ + ": its rows up to line 1 take more than", [&] { read(1); });
+  EXPECT_EQ(read().train, first.train);
+}
+
+TEST_F(JobDataTest, ASplitLeavesWhatOthersShareAsItIs) {
   const JobData whole = read();
   const uint64_t fingerprint = whole.train->fingerprint;
-  const JobData own = split(7);
-  EXPECT_EQ(own.train->identity, 0);
-  EXPECT_EQ(own.eval->identity, 0);
+  const JobData parts = split(7);
+  EXPECT_NE(parts.train->identity, whole.train->identity);
   EXPECT_EQ(whole.train->examples.size(), 25u);
   for (const Example& example : whole.train->examples) EXPECT_EQ(example.tokens.size(), 2u);
   EXPECT_EQ(whole.train->fingerprint, fingerprint);
   EXPECT_EQ(split(0).train, whole.train);
-  EXPECT_NE(split(7).train, own.train);
 }
 
 TEST_F(JobDataTest, ASplitCountsItsRowsAlthoughOthersHoldTheFile) {
