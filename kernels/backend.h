@@ -12,7 +12,7 @@
 // added in the order of the items. The contract tests (tests/contract/backend) hold every backend to it.
 //
 // Numbers: matrices of rows are F32. `compute` is F32 or BF16: with BF16 the inputs of a matrix product are rounded to
-// bfloat16 and its sums are float32. So what such products read may be held as BF16 to begin with, rounded by the operator that
+// bfloat16 and its sums are float32. So what goes from one product to the next may be held as BF16 to begin with, rounded by the operator that
 // writes it (to nearest, ties to even; a denormal may become zero): where it says "or BF16", at half the memory, and in products
 // with the bits that F32 would give. All operators round alike. Parameter gradients accumulate, activation gradients overwrite
 // unless they say otherwise.

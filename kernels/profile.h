@@ -7,7 +7,7 @@
 // are seen), and for all operators the bytes of operands that must be read or written once. Products on
 // frozen weights are told apart by their shape, grouped ones by what is transposed.
 //
-// What counts are steps: nothing before a job's update number warm_up_updates is done, when weights are
+// What counts are steps: nothing before each job's update number warm_up_updates is done, when weights are
 // packed and memory is warm, nor after the last update, when what has ended is stored and exported. What
 // operators leave of elapsed_seconds() went by between them.
 //

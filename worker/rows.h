@@ -19,7 +19,8 @@ struct Rows {
   Matrix matrix;
 };
 
-// Contents undefined. dtype: F32, or what products are computed in for rows that only products read.
+// Contents undefined. dtype: F32, or what products are computed in for rows that go from one product to the
+// next, perhaps by way of an activation or attention.
 Rows make_rows(Backend& backend, int64_t rows, int64_t cols, DType dtype = DType::kF32);
 Rows make_zero_rows(Backend& backend, int64_t rows, int64_t cols);
 Rows f32_copy_of(Backend& backend, Matrix from);

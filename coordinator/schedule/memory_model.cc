@@ -71,11 +71,16 @@ bool changes_dy(const MethodConfig& method, const Module& module) {
   return method.method().changes_dy() && method.method().wants_output(method, module);
 }
 
-// Whether the gradient of a module's input is more than its products.
+// Whether the gradient of a module's input may be more than its products.
 bool changes_dx(const MethodConfig& method, const Module& module) {
   return method.method().wants_input(method, module) ||
          (method.method().wants_output(method, module) &&
           method.method().changes_output(method, module, true));
+}
+
+// Whether a method's backward takes rows as wide as a module's input.
+bool takes_rows(const MethodConfig& method, const Module& module) {
+  return method.method().scratch_columns(method, module) > 0;
 }
 
 }  // namespace
@@ -155,8 +160,9 @@ int64_t MemoryModel::kept_bytes(std::span<const JobMemory> jobs, const LayerRang
 // Beside what is kept, in the topmost block here, or with the logits of a piece. A forward needs less than
 // the backward. What products read is in their dtype: the inputs of attention and MLP, which a backward
 // computes again, the gated product and its gradient, and that of attention's output. The MLP's backward: dy,
-// its input, that input's gradient, then the product and its gradient, then the latter alone; in bfloat16
-// either beside gradients that a method changes in float32, down's of the product, gate's and up's.
+// its input, that input's gradient, then the product and its gradient with what a method takes at down, then
+// the latter alone; in bfloat16 either beside gradients that a method changes in float32, down's of the
+// product, gate's and up's.
 // Attention's: dy, its input and that input's gradient, those of the output, q, k and v, when gate, up and
 // mid are needed no more.
 int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows,
@@ -168,9 +174,10 @@ int64_t MemoryModel::working_bytes(const LayerRange& stage, int64_t rows,
   const bool exact_product = bf16 && any_at(config, jobs, Slot::kDown, changes_dx);
   const bool exact_gradients =
       bf16 && (any_at(config, jobs, Slot::kGate, changes_dy) || any_at(config, jobs, Slot::kUp, changes_dy));
-  const int64_t mlp = kFloat * 2 * hidden + rounded * (hidden + inner) +
-                      std::max(rounded * inner + (exact_product ? kFloat * inner : 0),
-                               exact_gradients ? 2 * kFloat * inner : 0);
+  const int64_t of_down = (exact_product ? 1 : 0) + (any_at(config, jobs, Slot::kDown, takes_rows) ? 1 : 0);
+  const int64_t mlp =
+      kFloat * 2 * hidden + rounded * (hidden + inner) +
+      std::max(rounded * inner + of_down * kFloat * inner, exact_gradients ? 2 * kFloat * inner : 0);
   const int64_t attention = kFloat * (hidden + q + 2 * kv) + rounded * (q + hidden - 2 * inner);
   int64_t row_bytes = std::max(mlp, attention);
   if (jobs.front().checkpointing)

@@ -293,7 +293,7 @@ class Lora : public Method {
       return;
     }
     const std::vector<Matrix> inputs = dropped(context, module, uses, x);
-    std::vector<MatmulItem> first, second;
+    std::vector<MatmulItem> first, second, through;
     std::vector<DropoutItem> masks;
     for (size_t u = 0; u < uses.size(); ++u) {
       const HookUse& use = uses[u];
@@ -319,16 +319,21 @@ class Lora : public Method {
       if (done || dx_rows.empty()) continue;
       const DropoutItem mask = mask_of(context, module, use);
       if (mask.p > 0) {
-        const Matrix dropped_dx = context.scratch(use.rows, module.in);
-        second.push_back({.a = dh, .b = a, .c = dropped_dx});
-        masks.push_back({dropped_dx, dx_rows, mask.row_ids, mask.key, mask.p, true});
+        through.push_back({.a = dh, .b = a, .c = inputs[u]});  // which dA has read by then
+        masks.push_back({inputs[u], dx_rows, mask.row_ids, mask.key, mask.p, true});
       } else {
         second.push_back({.a = dh, .b = a, .c = dx_rows, .accumulate = true});
       }
     }
     if (!first.empty()) context.backend().grouped_matmul(first, context.compute());
     if (!second.empty()) context.backend().grouped_matmul(second, context.compute());
+    if (!through.empty()) context.backend().grouped_matmul(through, context.compute());
     if (!masks.empty()) context.backend().dropout(masks);
+  }
+
+  int64_t scratch_columns(const MethodConfig& config, const Module& module) const override {
+    return wants_output(config, module) && static_cast<const LoraConfig&>(config).dropout() > 0 ? module.in
+                                                                                                : 0;
   }
 
  private:

@@ -196,6 +196,8 @@ class Method {
   // that go on below this layer (lower_rows_of) and is empty where none does.
   virtual void projection_branch_backward(HookContext&, const Module&, std::span<const HookUse>, Matrix /*x*/,
                                           Matrix /*dy*/, Matrix /*dx*/) const {}
+  // Float32 columns that this takes of each row meanwhile, where they are as many as a module's.
+  virtual int64_t scratch_columns(const MethodConfig&, const Module&) const { return 0; }
 
   // Learned pairs before a sequence's own: [prefix_rows, kv_size] each, no rotary. Gradients are accumulated
   // into the second.

@@ -116,8 +116,9 @@ TEST_P(RoundedRowsTest, LinearRoundsAsCopyDoes) {
       Random random{uint64_t(depth + out)};
       const auto weight = device_->prepare_weight(uniform(out, depth, random).view(), DType::kBF16);
       Array values = with_special_values(depth, random), constant = uniform(1, out, random);
-      for (int64_t c = 0; c < depth; ++c) values.at(5, c) = 0;
+      for (int64_t c = 0; c < depth; ++c) values.at(5, c) = values.at(6, c) = 0;
       constant.at(0, 0) = 1e-39f;  // y of row 5: a denormal
+      values.at(6, 0) = 1.2e-38f;  // dx of row 6: denormals
       const Matrix x = put(values), bias = put(constant);
       const LowRankItem beside = {.down = put(uniform(kRank, depth, random)),
                                   .up = put(uniform(out, kRank, random)),

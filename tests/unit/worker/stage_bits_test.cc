@@ -182,7 +182,8 @@ TEST_P(StageBitsTest, OtherShapesAreIsolatedToo) {
   const TinyShape shapes[] = {{.family = "qwen3", .head_dim = 8, .tied = true},
                               {.family = "llama", .kv_heads = 1, .biases = true, .rope = "dynamic"},
                               {.family = "mistral", .window = 3},
-                              {.intermediate = 2100, .layers = 2}};
+                              {.intermediate = 2100, .layers = 2},
+                              {.intermediate = 25, .kv_heads = 1}};
   for (const TinyShape& shape : shapes) {
     const TinyBackbone other(shape);
     const BackboneConfig& config = other.config();
@@ -191,13 +192,17 @@ TEST_P(StageBitsTest, OtherShapesAreIsolatedToo) {
         make_job("prefix", R"({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5})", config);
     TestJob every = make_job("every", every_hook_config(config));
     every.lengths = {11, 4};
-    const Results together = run_packs(other, options(), {{{&lora, 0}, {&every, 0}, {&prefix, 0}}});
-    RunOptions alone = options();
-    alone.stages = 2;
-    alone.checkpointing = true;
-    for (const TestJob* job : std::initializer_list<const TestJob*>{&lora, &every, &prefix})
-      EXPECT_TRUE(same_bits(together.at(job->name), run_packs(other, alone, {{{job, 0}}}).at(job->name)))
-          << shape.family << " " << job->name;
+    for (DType compute : {DType::kF32, DType::kBF16}) {
+      if (test_backend(GetParam()).unsupported(compute)) continue;
+      RunOptions all = options(), alone = options();
+      all.compute = alone.compute = compute;
+      alone.stages = 2;
+      alone.checkpointing = true;
+      const Results together = run_packs(other, all, {{{&lora, 0}, {&every, 0}, {&prefix, 0}}});
+      for (const TestJob* job : std::initializer_list<const TestJob*>{&lora, &every, &prefix})
+        EXPECT_TRUE(same_bits(together.at(job->name), run_packs(other, alone, {{{job, 0}}}).at(job->name)))
+            << shape.family << " " << job->name << " in " << dtype_name(compute);
+    }
   }
 }
 

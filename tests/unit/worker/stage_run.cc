@@ -96,7 +96,7 @@ Backend& test_backend(const std::string& name, int threads) {
 }
 
 TestPipeline::TestPipeline(const TinyBackbone& backbone, const RunOptions& options)
-    : backend_(test_backend(options.backend, options.threads)) {
+    : backend_(options.device != nullptr ? *options.device : test_backend(options.backend, options.threads)) {
   const int64_t layers = backbone.config().layers;
   for (int64_t s = 0; s < options.stages; ++s) {
     const StageOptions part{s * layers / options.stages, (s + 1) * layers / options.stages, options.compute};

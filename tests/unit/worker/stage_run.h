@@ -52,6 +52,7 @@ struct RunOptions {
   int stages = 1;
   bool checkpointing = false;
   DType compute = DType::kF32;
+  Backend* device = nullptr;  // instead of test_backend()'s
 };
 
 // What is to be equal, bit for bit.

@@ -10,6 +10,7 @@
 
 #include "common/base/random.h"
 #include "common/io/safetensors.h"
+#include "kernels/profile.h"
 #include "tests/unit/worker/every_hook.h"
 #include "tests/unit/worker/stage_run.h"
 
@@ -53,6 +54,29 @@ void expect_finite_differences(const TinyBackbone& backbone, TestJob job) {
     EXPECT_NEAR(slope, difference, 4e-3 * std::max(std::sqrt(norm), 0.05)) << name;
     values = at;
   }
+}
+
+// What goes from one product to the next, backward as well, is two bytes.
+TEST(StageTest, RowsBetweenProductsAreBfloat16) {
+  const TinyBackbone backbone;
+  const BackboneConfig& config = backbone.config();
+  ThreadPool pool(1);
+  Profile profile;
+  ProfiledBackend device(make_backend("ref", pool), 0, profile);
+  const TestJob job = make_job(
+      "lora", R"({"peft_type": "LORA", "r": 2, "target_modules": ["embed_tokens", "down_proj"]})", config);
+  run_packs(backbone, {.compute = DType::kBF16, .device = &device}, {{{&job, 0}}});
+  const Buffer buffer = device.allocate(4 * sizeof(float));
+  const Matrix one = buffer.matrix(1, 1);
+  device.adamw({.step = 1}, one, one, one, one);  // counted is what comes before an update
+  const auto bytes = [&](const char* name) { return profile.operators.at(name).bytes; };
+  const auto rows = double(8 * config.layers);
+  const double inner = rows * double(config.intermediate) * 2;
+  EXPECT_EQ(bytes("gated_activation"), 2 * 3 * inner);  // in the forward, and again
+  EXPECT_EQ(bytes("gated_activation_backward"), 5 * inner);
+  const double q = double(config.q_size()), kv = double(config.kv_size());
+  const double rounded = 3 * q + 2 * kv, exact = q + 2 * kv + double(config.heads);
+  EXPECT_EQ(bytes("attention_backward"), rows * (rounded * 2 + exact * 4));
 }
 
 TEST(StageTest, GradientsOfEveryHookAreFiniteDifferences) {

@@ -206,11 +206,25 @@ TEST_F(MemoryModelTest, Bfloat16RoundsGradientsThatAreDone) {
     return model_.packs_bytes(std::vector<JobMemory>{{config.get(), own(kMebibyte), 2048, 2048, 0, false}});
   };
   Json lora{{"peft_type", "LORA"}, {"r", 8}, {"target_modules", Json::array({"down_proj"})}};
+  constexpr double kRows = 2048.0 * 704 * 4 * 26 / 25;  // of the product's width in float32, with holes
   const int64_t rounded = packs_bytes(lora);
   lora["lora_dropout"] = 0.1;
-  EXPECT_NEAR(double(packs_bytes(lora) - rounded), 2048.0 * 704 * 4 * 26 / 25, 2);
+  EXPECT_NEAR(double(packs_bytes(lora) - rounded), 2 * kRows, 2);  // and what is dropped
+  model_.compute = DType::kF32;
+  const int64_t dropped = packs_bytes(lora);
+  lora["lora_dropout"] = 0;
+  EXPECT_NEAR(double(dropped - packs_bytes(lora)), kRows, 2);
+  model_.compute = DType::kBF16;
+  lora["lora_dropout"] = 0.1;
   lora["target_modules"] = Json::array({"gate_proj"});
-  EXPECT_LE(packs_bytes(lora), rounded);
+  EXPECT_EQ(packs_bytes(lora), rounded);
+  const auto ia3 = [](const char* module) {
+    return Json{{"peft_type", "IA3"},
+                {"target_modules", Json::array({module})},
+                {"feedforward_modules", Json::array({module})}};
+  };
+  const int64_t plain = packs_bytes(ia3("k_proj"));
+  EXPECT_NEAR(double(packs_bytes(ia3("down_proj")) - plain), kRows, 2);
 }
 
 TEST_F(MemoryModelTest, HostsShareWhatARunTakes) {
