@@ -57,7 +57,7 @@ class KernelBench {
     backend_.upload(values.data(), made.rows);
     return made;
   }
-  // What products read, in their dtype.
+  // What goes from one product to the next, in their dtype.
   BenchRows make_operand(int64_t rows, int64_t cols) {
     BenchRows exact = make(rows, cols);
     if (compute_ == DType::kF32) return exact;
@@ -169,9 +169,9 @@ void KernelBench::attention(int64_t sequences, int64_t length, int64_t heads, in
                             int64_t size) {
   const AttentionShape shape = {int(heads), int(kv_heads), int(size), 1 / std::sqrt(float(size))};
   const int64_t rows = sequences * length, width = heads * size, kv = kv_heads * size;
-  const auto q = make_operand(rows, width), out = make_operand(rows, width), k = make_operand(rows, kv),
-             v = make_operand(rows, kv);
-  const auto dout = make(rows, width), dq = make(rows, width), log_sum = make(rows, heads);
+  const auto q = make_operand(rows, width), out = make_operand(rows, width), dout = make_operand(rows, width),
+             k = make_operand(rows, kv), v = make_operand(rows, kv);
+  const auto dq = make(rows, width), log_sum = make(rows, heads);
   const auto dk = make(rows, kv), dv = make(rows, kv);
   std::vector<AttentionItem> items;
   std::vector<AttentionBackwardItem> backwards;
@@ -217,13 +217,16 @@ void KernelBench::norms_and_activations() {
   const auto x = make(kRows, kCols), y = make(kRows, kCols), z = make(kRows, kCols), dx = make(kRows, kCols),
              dy = make(kRows, kCols), weight = make(1, kCols), sums = make(1, kCols),
              inverse = make(kRows, 1);
+  const auto gate = make_operand(kRows, kCols), up = make_operand(kRows, kCols),
+             product = make_operand(kRows, kCols), dgate = make_operand(kRows, kCols),
+             dup = make_operand(kRows, kCols);
   for (const auto& [f, name] : {std::pair(Activation::kSilu, "silu"),
                                 {Activation::kGelu, "gelu"},
                                 {Activation::kGeluTanh, "gelu_tanh"}}) {
-    memory(fmt::format("gated_activation {}", name), 3 * kPass,
-           [&, f = f] { backend_.gated_activation(f, x, y, z); });
-    memory(fmt::format("gated_activation_backward {}", name), 5 * kPass,
-           [&, f = f] { backend_.gated_activation_backward(f, x, y, z, dx, dy); });
+    memory(fmt::format("gated_activation {}", name), 3 * double(gate.buffer.bytes()),
+           [&, f = f] { backend_.gated_activation(f, gate, up, product); });
+    memory(fmt::format("gated_activation_backward {}", name), 5 * double(gate.buffer.bytes()),
+           [&, f = f] { backend_.gated_activation_backward(f, gate, up, product, dgate, dup); });
   }
   memory("copy", 2 * kPass, [&] { backend_.copy(std::vector<UnaryItem>{{x, y}}); });
   memory("add", 3 * kPass, [&] { backend_.add(std::vector<UnaryItem>{{x, y}}); });

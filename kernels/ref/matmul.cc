@@ -62,6 +62,15 @@ const float* floats(const Buffer& buffer) {
   return reinterpret_cast<const float*>(buffer.data());
 }
 
+// What compute(F32 rows) writes, to rows of BF16.
+template <typename Compute>
+void round_rows(Backend& backend, Matrix to, const Compute& compute) {
+  const Buffer sums = backend.allocate(size_t(to.size()) * sizeof(float));
+  const UnaryItem rounding{sums.matrix(to.rows, to.cols), to};
+  compute(rounding.x);
+  backend.copy({&rounding, 1});
+}
+
 Matrix rows_of(const LowRankItem& item, Matrix rows) {
   return rows.row_range(item.row, item.inner.rows);
 }
@@ -104,10 +113,7 @@ void RefBackend::linear(const FrozenWeight& weight, Matrix x, Matrix bias, Matri
   const auto& w = static_cast<const RefWeight&>(weight);
   if (y.dtype == DType::kBF16) {
     CHECK(w.compute() == DType::kBF16);
-    const Buffer sums = allocate(size_t(y.size()) * sizeof(float));
-    const UnaryItem rounding{sums.matrix(y.rows, y.cols), y};
-    linear(weight, x, bias, rounding.x, beside);
-    return copy({&rounding, 1});
+    return round_rows(*this, y, [&](Matrix exact) { linear(weight, x, bias, exact, beside); });
   }
   CHECK(x.cols == w.in() && y.cols == w.out() && x.rows == y.rows && y.dtype == DType::kF32);
   CHECK(bias.empty() || (bias.rows == 1 && bias.cols == w.out()));
@@ -136,10 +142,7 @@ void RefBackend::linear_backward(const FrozenWeight& weight, Matrix dy, Matrix d
   const auto& w = static_cast<const RefWeight&>(weight);
   if (dx.dtype == DType::kBF16) {
     CHECK(w.compute() == DType::kBF16 && !accumulate);
-    const Buffer sums = allocate(size_t(dx.size()) * sizeof(float));
-    const UnaryItem rounding{sums.matrix(dx.rows, dx.cols), dx};
-    linear_backward(weight, dy, rounding.x, false, beside);
-    return copy({&rounding, 1});
+    return round_rows(*this, dx, [&](Matrix exact) { linear_backward(weight, dy, exact, false, beside); });
   }
   CHECK(dy.cols == w.out() && dx.cols == w.in() && dx.rows == dy.rows && dx.dtype == DType::kF32);
   const Buffer rows = pack(*this, dy, false, w.compute());

@@ -20,6 +20,15 @@ void add_low_rank(HookCalls& hooks, std::span<const LowRankItem> items, Matrix d
   hooks.backend().grouped_matmul(second, hooks.compute());
 }
 
+// What compute(F32 rows) writes, to rows of BF16.
+template <typename Compute>
+void round_rows(Backend& backend, Matrix to, const Compute& compute) {
+  const Rows exact = make_rows(backend, to.rows, to.cols);
+  compute(exact.matrix);
+  const UnaryItem rounding{exact.matrix, to};
+  backend.copy({&rounding, 1});
+}
+
 }  // namespace
 
 Projection::Projection(Backend& backend, const BackboneWeights& weights, const Module& module,
@@ -32,10 +41,7 @@ Projection::Projection(Backend& backend, const BackboneWeights& weights, const M
 
 void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const {
   if (y.dtype != DType::kF32 && hooks.changes_output(module_)) {
-    const Rows exact = make_rows(hooks.backend(), y.rows, y.cols);
-    forward(hooks, x, exact.matrix, spare);
-    const UnaryItem rounding{exact.matrix, y};
-    return hooks.backend().copy({&rounding, 1});
+    return round_rows(hooks.backend(), y, [&](Matrix exact) { forward(hooks, x, exact, spare); });
   }
   const std::vector<LowRankItem> low_rank = hooks.low_rank(module_);
   const auto product = [&](Matrix input) {
@@ -59,10 +65,7 @@ void Projection::forward(HookCalls& hooks, Matrix x, Matrix y, bool spare) const
 void Projection::backward(HookCalls& hooks, Matrix x, Matrix dy, Matrix dx, bool accumulate) const {
   if (dx.dtype != DType::kF32 && (hooks.wants_input(module_) || hooks.changes_output(module_))) {
     CHECK(!accumulate);
-    const Rows exact = make_rows(hooks.backend(), dx.rows, dx.cols);
-    backward(hooks, x, dy, exact.matrix, false);
-    const UnaryItem rounding{exact.matrix, dx};
-    return hooks.backend().copy({&rounding, 1});
+    return round_rows(hooks.backend(), dx, [&](Matrix exact) { backward(hooks, x, dy, exact, false); });
   }
   hooks.projection_output_backward(module_, x, dy);
   const std::vector<LowRankItem> low_rank = hooks.low_rank_backward(module_, dx.rows);

@@ -30,7 +30,6 @@ constexpr int64_t kShapes[][3] = {
 
 TEST_P(GroupedMatmulTest, OperandsOfEqualValuesGiveEqualBitsInEitherDtype) {
   Device device(std::get<0>(GetParam()));
-  if (const auto why = device->unsupported(DType::kBF16)) GTEST_SKIP() << *why;
   Random random(11);
   for (const auto& [rows, depth, cols] : kShapes) {
     const Array a = rounded(transpose_a() ? uniform(depth, rows, random) : uniform(rows, depth, random));

@@ -22,14 +22,12 @@ constexpr uint64_t kSeed = 20240229;
 class OperatorTest : public ::testing::TestWithParam<std::tuple<std::string, Family>> {
  protected:
   std::string backend_name() const { return std::get<0>(GetParam()); }
-  std::vector<Operator> table(const Backend& backend) const {
-    return operators(std::get<1>(GetParam()), backend);
-  }
+  std::vector<Operator> table() const { return operators(std::get<1>(GetParam())); }
 
   // body(op, size, item) for every operator and size, until a failure.
   template <typename Body>
-  void for_each_size(const Backend& backend, const Body& body) {
-    for (const Operator& op : table(backend)) {
+  void for_each_size(const Body& body) {
+    for (const Operator& op : table()) {
       Random random(kSeed);
       for (const Size& size : op.sizes) {
         SCOPED_TRACE(fmt::format("{} {} x {}", op.name, size.rows, size.cols));
@@ -84,14 +82,14 @@ std::vector<Item> three_items(const Operator& op, Random& random) {
 
 TEST_P(ValueTest, AgreeWithTheReference) {
   Device device(backend_name()), reference("ref", 1);
-  for_each_size(*device, [&](const Operator& op, Size, const Item& item) {
+  for_each_size([&](const Operator& op, Size, const Item& item) {
     expect_close(run(*device, op, {item}), run(*reference, op, {item}), op.tolerance, op.magnitudes);
   });
 }
 
 TEST_P(ValueTest, AgreeWithTheReferenceAtInfinitiesAndNan) {
   Device device(backend_name()), reference("ref", 1);
-  for (const Operator& op : table(*device)) {
+  for (const Operator& op : table()) {
     Random random(kSeed);
     Item clean = op.make({9, 33}, random);
     for (size_t o = 0; o < float_rows_in(clean).size(); ++o) {
@@ -112,7 +110,7 @@ TEST_P(ValueTest, AgreeWithTheReferenceAtInfinitiesAndNan) {
 // NanStaysInItsItem).
 TEST_P(ValueTest, NanInAnItemReachesWhatItReachesInTheReference) {
   Device device(backend_name()), reference("ref", 1);
-  for (const Operator& op : table(*device)) {
+  for (const Operator& op : table()) {
     if (op.spreads_nan) continue;
     Random random(kSeed);
     const Item clean = op.make({21, 40}, random);
@@ -130,7 +128,7 @@ TEST_P(ValueTest, NanInAnItemReachesWhatItReachesInTheReference) {
 
 TEST_P(ValueTest, KeepDenormals) {
   Device device(backend_name()), reference("ref", 1);
-  for (const Operator& op : table(*device)) {
+  for (const Operator& op : table()) {
     if (op.flushes_denormals) continue;
     Random random(kSeed);
     Item item = op.make({9, 33}, random);
@@ -146,7 +144,7 @@ TEST_P(ValueTest, KeepDenormals) {
 
 TEST_P(OperatorTest, ViewsGiveTheBitsOfDenseArraysAndKeepWhatLiesAround) {
   Device device(backend_name());
-  for_each_size(*device, [&](const Operator& op, Size, const Item& item) {
+  for_each_size([&](const Operator& op, Size, const Item& item) {
     expect_equal_bits(run(*device, op, {item}, Layout::kViews), run(*device, op, {item}));
   });
 }
@@ -154,7 +152,7 @@ TEST_P(OperatorTest, ViewsGiveTheBitsOfDenseArraysAndKeepWhatLiesAround) {
 // What is held as BF16 is what F32 operands of the same values give, and take, rounded.
 TEST_P(OperatorTest, Bfloat16OperandsGiveTheBitsOfFloats) {
   Device device(backend_name());
-  for_each_size(*device, [&](const Operator& op, Size, const Item& item) {
+  for_each_size([&](const Operator& op, Size, const Item& item) {
     if (op.rounded.empty()) return;
     Operator floats = op;
     floats.rounded.clear();
@@ -168,7 +166,7 @@ TEST_P(OperatorTest, Bfloat16OperandsGiveTheBitsOfFloats) {
 
 TEST_P(OperatorTest, ThreadsShowInNoBits) {
   Device one(backend_name(), 1), two(backend_name(), 2), three(backend_name(), 3);
-  for_each_size(*one, [&](const Operator& op, Size, const Item& item) {
+  for_each_size([&](const Operator& op, Size, const Item& item) {
     const Results expected = run(*one, op, {item});
     expect_equal_bits(run(*two, op, {item}), expected);
     expect_equal_bits(run(*three, op, {item}), expected);
@@ -177,7 +175,7 @@ TEST_P(OperatorTest, ThreadsShowInNoBits) {
 
 TEST_P(OperatorTest, RowsHaveEqualBitsInAnyCompany) {
   Device device(backend_name());
-  for_each_size(*device, [&](const Operator& op, Size size, const Item& item) {
+  for_each_size([&](const Operator& op, Size size, const Item& item) {
     if (size.rows < 5 || float_rows_in(item).empty()) return;
     const Results whole = run(*device, op, {item});
     for (const std::vector<int64_t>& rows : companies(size.rows)) {
@@ -191,7 +189,7 @@ TEST_P(OperatorTest, RowsHaveEqualBitsInAnyCompany) {
 // One row's NaN stays in that row, wherever it is.
 TEST_P(OperatorTest, NanStaysInItsRow) {
   Device device(backend_name());
-  for (const Operator& op : table(*device)) {
+  for (const Operator& op : table()) {
     Random random(kSeed);
     Item clean = op.make({37, 33}, random);
     const Results expected = run(*device, op, {clean});
@@ -218,7 +216,7 @@ TEST_P(OperatorTest, NanStaysInItsRow) {
 
 TEST_P(OperatorTest, ItemsHaveEqualBitsAloneAndTogether) {
   Device device(backend_name());
-  for (const Operator& op : table(*device)) {
+  for (const Operator& op : table()) {
     if (!op.grouped) continue;
     SCOPED_TRACE(op.name);
     Random random(kSeed);
@@ -233,7 +231,7 @@ TEST_P(OperatorTest, ItemsHaveEqualBitsAloneAndTogether) {
 
 TEST_P(OperatorTest, NanStaysInItsItem) {
   Device device(backend_name());
-  for (const Operator& op : table(*device)) {
+  for (const Operator& op : table()) {
     if (!op.grouped) continue;
     SCOPED_TRACE(op.name);
     Random random(kSeed);
@@ -251,7 +249,7 @@ TEST_P(OperatorTest, NanStaysInItsItem) {
 
 TEST_P(OperatorTest, NoRowsAndNoItemsAreNothingToDo) {
   Device device(backend_name());
-  for (const Operator& op : table(*device)) {
+  for (const Operator& op : table()) {
     SCOPED_TRACE(op.name);
     if (op.grouped) op.run(*device, {});
     Random random(kSeed);

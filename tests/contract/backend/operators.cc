@@ -17,11 +17,9 @@ void append(std::vector<Operator>& to, std::vector<Operator> more) {
   for (Operator& op : more) to.push_back(std::move(op));
 }
 
-std::vector<Operator> in_each_dtype(const Backend& backend, std::vector<Operator> (*make)(DType)) {
+std::vector<Operator> in_each_dtype(std::vector<Operator> (*make)(DType)) {
   std::vector<Operator> all;
-  for (DType compute : {DType::kF32, DType::kBF16}) {
-    if (!backend.unsupported(compute)) append(all, make(compute));
-  }
+  for (DType compute : {DType::kF32, DType::kBF16}) append(all, make(compute));
   return all;
 }
 
@@ -45,13 +43,13 @@ std::string family_name(Family family) {
   CHECK(false);
 }
 
-std::vector<Operator> operators(Family family, const Backend& backend) {
+std::vector<Operator> operators(Family family) {
   std::vector<Operator> all;
   switch (family) {
     case Family::kMatmul:
-      return in_each_dtype(backend, matmul_operators);
+      return in_each_dtype(matmul_operators);
     case Family::kAttention:
-      all = in_each_dtype(backend, attention_operators);
+      all = in_each_dtype(attention_operators);
       append(all, rotary_operators());
       return all;
     case Family::kNorm:

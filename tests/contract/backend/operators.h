@@ -14,8 +14,8 @@ constexpr Family kFamilies[] = {Family::kMatmul,    Family::kAttention, Family::
                                 Family::kPointwise, Family::kLoss,      Family::kUpdate};
 std::string family_name(Family family);
 
-// The operators of a family that this backend can compute.
-std::vector<Operator> operators(Family family, const Backend& backend);
+// The operators of a family, in both dtypes where there are two.
+std::vector<Operator> operators(Family family);
 
 std::vector<Operator> matmul_operators(DType compute);
 std::vector<Operator> attention_operators(DType compute);

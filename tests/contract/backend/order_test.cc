@@ -48,7 +48,6 @@ class OrderTest : public ::testing::TestWithParam<std::string> {
 
 TEST_P(OrderTest, GroupedMatmulAccumulatesInItemOrder) {
   for (DType compute : {DType::kF32, DType::kBF16}) {
-    if (device_->unsupported(compute)) continue;
     std::vector<MatmulItem> items;
     for (int i = 0; i < 5; ++i) {
       const int64_t depth = 3 + 20 * i;
@@ -99,7 +98,6 @@ TEST_P(OrderTest, AddAndDropoutAccumulateInItemOrder) {
 
 TEST_P(OrderTest, AttentionAccumulatesPrefixGradientsInItemOrder) {
   for (DType compute : {DType::kF32, DType::kBF16}) {
-    if (device_->unsupported(compute)) continue;
     const AttentionShape shape{4, 2, 16, 0.25f};
     const Matrix prefix_k = put(random(6, 32)), prefix_v = put(random(6, 32)), other = put(random(6, 32));
     std::vector<AttentionBackwardItem> items;

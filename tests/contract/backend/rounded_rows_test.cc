@@ -70,7 +70,6 @@ Array with_special_values(int64_t cols, Random& random) {
 }
 
 TEST_P(RoundedRowsTest, HaveTheProductsOfFloats) {
-  if (const auto why = device_->unsupported(DType::kBF16)) GTEST_SKIP() << *why;
   for (int64_t cols : {1, 2, 33, 64, 770, 1031}) {
     Random random{uint64_t(cols)};
     const Matrix x = put(with_special_values(cols, random)), other = put(uniform(kRows, cols, random));
@@ -110,7 +109,6 @@ TEST_P(RoundedRowsTest, HaveTheProductsOfFloats) {
 // So whether a pack's y or dx is rounded by its product or, where a hook changes it first, by copy() shows in
 // no bits. The depths have one part and several.
 TEST_P(RoundedRowsTest, LinearRoundsAsCopyDoes) {
-  if (const auto why = device_->unsupported(DType::kBF16)) GTEST_SKIP() << *why;
   for (int64_t depth : {1, 33, 770, 2049}) {
     for (int64_t out : {1, 50, 193, 300}) {
       Random random{uint64_t(depth + out)};

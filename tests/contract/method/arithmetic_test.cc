@@ -96,7 +96,6 @@ TEST_P(MethodTest, JobAloneHasTheBitsItHasBesideAllOthers) {
   for (const DType compute : {DType::kF32, DType::kBF16}) {
     RunOptions mixed = options();
     mixed.compute = compute;
-    if (test_backend(GetParam()).unsupported(compute)) continue;
     const Results together = run_packs(backbone, mixed, {first, second});
     RunOptions alone = mixed;
     alone.threads = 2;

@@ -144,7 +144,6 @@ TEST_P(StageBitsTest, NumberOfThreadsShowsInNoBits) {
 TEST_P(StageBitsTest, Bfloat16IsIsolatedToo) {
   RunOptions bf16 = options();
   bf16.compute = DType::kBF16;
-  if (const auto reason = test_backend(GetParam()).unsupported(DType::kBF16)) GTEST_SKIP() << *reason;
   const Results together = run_packs(backbone, bf16, everybody());
   bf16.stages = 2;
   bf16.checkpointing = true;
@@ -193,7 +192,6 @@ TEST_P(StageBitsTest, OtherShapesAreIsolatedToo) {
     TestJob every = make_job("every", every_hook_config(config));
     every.lengths = {11, 4};
     for (DType compute : {DType::kF32, DType::kBF16}) {
-      if (test_backend(GetParam()).unsupported(compute)) continue;
       RunOptions all = options(), alone = options();
       all.compute = alone.compute = compute;
       alone.stages = 2;

@@ -1,15 +1,13 @@
 #pragma once
 // A small tokenizer.json for tests, as JSON to change, and its way through a file. Thread: one.
 
-#include <filesystem>
 #include <fstream>
 #include <string>
 #include <utility>
 
-#include <unistd.h>
-
 #include "common/io/json.h"
 #include "common/text/tokenizer.h"
+#include "tests/unit/common/io/testing.h"
 
 namespace coppice {
 
@@ -70,27 +68,11 @@ inline Json small_byte_fallback() {
   return document;
 }
 
-// A folder of its own, gone with the object.
-class BackboneFolder {
+class BackboneFolder : public TestFolder {
  public:
-  BackboneFolder() {
-    path_ = (std::filesystem::temp_directory_path() / "coppice-text-XXXXXX").string();
-    if (mkdtemp(path_.data()) == nullptr) throw std::runtime_error("no folder for the test at " + path_);
-  }
-  ~BackboneFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  BackboneFolder(const BackboneFolder&) = delete;
-  BackboneFolder& operator=(const BackboneFolder&) = delete;
-
   void write(const std::string& name, const std::string& text) const {
-    std::ofstream(path_ + "/" + name, std::ios::binary) << text;
+    std::ofstream(file(name), std::ios::binary) << text;
   }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 inline Tokenizer load(const Json& document) {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "coordinator/params/shard_checkpoint.h"
+#include "tests/unit/common/io/testing.h"
 #include "tests/unit/coordinator/params/states.h"
 
 namespace coppice {
@@ -21,16 +22,7 @@ namespace {
 // would take a minute.
 class Folder {
  public:
-  Folder() {
-    const bool shm = std::filesystem::is_directory("/dev/shm");
-    path_ = std::string(shm ? "/dev/shm" : std::filesystem::temp_directory_path()) + "/coppice-size-XXXXXX";
-    if (::mkdtemp(path_.data()) == nullptr) ADD_FAILURE() << path_;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string store() const { return path_ + "/store"; }
+  std::string store() const { return folder_.file("store"); }
 
   // What the files hold or take, whichever is more. Two looks must see the same files: else one that went
   // while we looked would be counted beside the one that took its place.
@@ -58,7 +50,8 @@ class Folder {
     return sizes;
   }
 
-  std::string path_;
+  const TestFolder folder_{
+      std::filesystem::is_directory("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path()};
 };
 
 struct Measured {
