@@ -231,13 +231,13 @@ void KernelBench::norms_and_activations() {
   memory("copy", 2 * kPass, [&] { backend_.copy(std::vector<UnaryItem>{{x, y}}); });
   memory("add", 3 * kPass, [&] { backend_.add(std::vector<UnaryItem>{{x, y}}); });
   memory("fill", kPass, [&] { backend_.fill(z, 0); });
-  memory("rms_norm", 2 * kPass, [&] { backend_.rms_norm(x, weight, 1e-5f, y, inverse); });
+  const auto written = make_operand(kRows, kCols);
+  const double to_written = kPass + double(written.buffer.bytes());
+  memory("rms_norm", to_written, [&] { backend_.rms_norm(x, weight, 1e-5f, written, inverse); });
   memory("rms_norm_backward", 4 * kPass,
          [&] { backend_.rms_norm_backward(x, weight, inverse, dy, dx, true); });
   const auto cos = make(kRows, 32), sin = make(kRows, 32), ids = make(kRows, 2);
-  const auto turned = make_operand(kRows, kCols);
-  memory("rotary", kPass + double(turned.buffer.bytes()),
-         [&] { backend_.rotary(x, cos, sin, 64, false, turned); });
+  memory("rotary", to_written, [&] { backend_.rotary(x, cos, sin, 64, false, written); });
   Matrix words = ids;
   words.dtype = DType::kI32;
   memory("dropout", 2 * kPass, [&] {
@@ -258,8 +258,9 @@ void KernelBench::losses() {
   targets = numbers;
   targets.dtype = DType::kI32;
   memory("cross_entropy", kLossPass, [&] { backend_.cross_entropy(logits, targets, loss); });
-  memory("cross_entropy_with_gradient", 2 * kLossPass,
-         [&] { backend_.cross_entropy_with_gradient(logits, targets, weights, loss, logits); });
+  const Matrix gradient = compute_ == DType::kF32 ? Matrix(logits) : as_bfloat16(logits);
+  memory("cross_entropy_with_gradient", kLossPass + double(gradient.size()) * double(dtype_size(compute_)),
+         [&] { backend_.cross_entropy_with_gradient(logits, targets, weights, loss, gradient); });
 }
 
 void KernelBench::updates() {
@@ -280,7 +281,6 @@ void KernelBench::run() {
   attention(2, 1024, 8, 2, 128);
   decoding("7 M", 256, 704, 8, 4096);
   decoding("110 M", 768, 2048, 12, 32000);
-  if (compute_ != DType::kF32) return;
   norms_and_activations();
   losses();
   updates();
